@@ -1,0 +1,355 @@
+"""What watches a run: log lines, sample grids, checkpoints, the watchdog. One small class each.
+
+Callbacks act through public members of the model. The device is read in one place, `Recorder`, and on log steps only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from paddle.callbacks import Callback, ProgBarLogger
+
+from .checkpoint import folder_name, list_checkpoints, remove_checkpoint
+from .engine import read_scalars, tensors_of
+from .errors import TrainingError
+from .files import PathLike, atomic_write
+from .images import grid, to_uint8, with_title, write_png
+from .params import write_params
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+Sink = Callable[[Record], None]
+GRID_SEEDS = range(100)
+
+
+class NoProgressBar(ProgBarLogger):
+    """Takes the place of hapi's own progress bar, which knows neither resumed runs nor two networks."""
+
+    def _nothing(self, *args: Any) -> None:
+        """Prints nothing."""
+
+    on_train_begin = on_epoch_begin = on_train_batch_begin = on_train_batch_end = on_epoch_end = _nothing
+
+
+class StopAt(Callback):
+    """Ends training after iteration number `step`, counted over all sessions of the run."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self._step = step
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self.model.global_step >= self._step:
+            self.model.stop_training = True
+
+
+class Recorder(Callback):
+    """Every `every` iterations: one read of the device, one record, handed to each sink in turn.
+
+    A record holds step, epoch (counted from 1), loss_d, loss_g, score_real = mean D(x), score_fake = mean D(G(z)),
+    gradient norms of both networks, spread (see SampleGrid), pictures per second, elapsed and remaining seconds.
+    """
+
+    def __init__(self, every: int, last_step: int, sinks: Iterable[Sink], samples: SampleGrid | None = None):
+        super().__init__()
+        self._every, self._last_step, self._sinks, self._samples = every, last_step, list(sinks), samples
+        self._pictures, self._since = 0, time.monotonic()
+        self._started, self._first_step = self._since, 0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._since = self._started = time.monotonic()
+        self._first_step = self.model.global_step
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        self._pictures += (logs or {}).get("batch_size", 0)
+        if self.model.global_step % self._every == 0 or self.model.global_step == self._last_step:
+            record = self._record()
+            for sink in self._sinks:
+                sink(record)
+
+    def _record(self) -> Record:
+        model = self.model
+        norms = {f"gradient_norm_{name[0]}": norm for name, norm in model.gradient_norms().items()}
+        values = read_scalars({**model.scalars, **norms})  # the device is waited for here and nowhere else
+        now = time.monotonic()
+        done = model.global_step - self._first_step
+        record = {
+            "step": model.global_step,
+            "epoch": model.epoch + 1,
+            **{name: values[name] for name in sorted(values)},
+            "spread": self._samples.spread if self._samples else None,
+            "images_per_second": round(self._pictures / max(now - self._since, 1e-9), 1),
+            "elapsed_seconds": round(now - self._started, 1),
+            "remaining_seconds": round((now - self._started) / done * (self._last_step - model.global_step), 1),
+        }
+        self._pictures, self._since = 0, now
+        return record
+
+
+class ProgressLine:
+    """A sink: one line per record, rewritten in place on a terminal."""
+
+    def __init__(self, epochs: int, last_step: int, stream: IO[str] | None = None):
+        self._epochs, self._last_step = epochs, last_step
+        self._stream = stream or sys.stderr
+        self._rewrite = self._stream.isatty()
+
+    def __call__(self, record: Record) -> None:
+        line = (
+            f"epoch {record['epoch']}/{self._epochs}  step {record['step']}/{self._last_step}"
+            f"  loss D {record['loss_d']:.3f} G {record['loss_g']:.3f}"
+            f"  D(x) {record['score_real']:.2f} D(G(z)) {record['score_fake']:.2f}"
+            f"  {record['images_per_second']:.0f} pictures/s  ETA {_clock(record['remaining_seconds'])}"
+        )
+        if self._rewrite:
+            columns = shutil.get_terminal_size().columns
+            end = "\n" if record["step"] == self._last_step else ""
+            self._stream.write("\r\x1b[K" + line[: columns - 1] + end)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class History:
+    """A sink: the records of a run in memory and, one JSON object a line, in `metrics.jsonl`.
+
+    Starting at a step forgets the records after it: they belong to iterations that will be done again.
+    """
+
+    def __init__(self, path: PathLike, step: int = 0):
+        self._path = Path(path)
+        self.records: list[Record] = [r for r in read_records(path) if r["step"] <= step]
+        with atomic_write(self._path, "w") as stream:
+            stream.writelines(json.dumps(record) + "\n" for record in self.records)
+
+    def __call__(self, record: Record) -> None:
+        self.records.append(record)
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(finite, allow_nan=False) + "\n")
+
+
+def read_records(path: PathLike) -> list[Record]:
+    """The records in a `metrics.jsonl`; a last line that a killed process left half written is passed over."""
+    path = Path(path)
+    records = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+class SampleGrid(Callback):
+    """Every `every` iterations, at the start and at the end: the 10x10 grid of the same 100 seeds, in eval mode.
+
+    `spread` is the standard deviation over the pictures, averaged over the pixels, in units of [-1, 1]: near 0 when
+    all seeds give one face. A resumed run hands over the value it had.
+    """
+
+    def __init__(self, every: int, last_step: int, folder: PathLike, spread: float | None = None):
+        super().__init__()
+        self._every, self._last_step, self._folder = every, last_step, Path(folder)
+        self.spread = spread
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if self.model.global_step == 0:
+            self.draw()
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self.model.global_step % self._every == 0 or self.model.global_step == self._last_step:
+            self.draw()
+
+    def draw(self) -> None:
+        """Write `step-NNNNNNNN.png` now."""
+        model = self.model
+        pictures = model.generate(GRID_SEEDS)
+        if model.global_step % self._every == 0:  # not where a session happens to end: a resumed run must not differ
+            self.spread = float(pictures.std(axis=0).mean())
+        title = f"step {model.global_step}"
+        if model.scalars:
+            losses = read_scalars({name: model.scalars[name] for name in ("loss_d", "loss_g")})
+            title = (
+                f"Epoch {model.epoch} Batch {model.epoch_step} - "
+                f"D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
+            )
+        path = self._folder / f"{folder_name(model.global_step)}.png"
+        write_png(path, with_title(grid(to_uint8(pictures)), title))
+
+
+class LossPlot(Callback):
+    """`loss.png`: losses and scores over the iterations, drawn anew at each sample step and at the end."""
+
+    def __init__(self, every: int, records: Sequence[Record], path: PathLike):
+        super().__init__()
+        self._every, self._records, self._path = every, records, Path(path)
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self.model.global_step % self._every == 0:
+            plot_losses(self._records, self._path)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        plot_losses(self._records, self._path)
+
+
+def plot_losses(records: Sequence[Record], path: PathLike) -> None:
+    """Draw the losses of both networks above what D says of real and generated pictures, as PNG."""
+    if not records:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import, so not before it is needed
+    from matplotlib.figure import Figure
+
+    steps = [record["step"] for record in records]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, scores = figure.subplots(2, 1, sharex=True)
+    for axis, names in (
+        (losses, {"loss_d": "discriminator", "loss_g": "generator"}),
+        (scores, {"score_real": "D(x), real pictures", "score_fake": "D(G(z)), generated"}),
+    ):
+        for name, label in names.items():
+            axis.plot(steps, [math.nan if r[name] is None else r[name] for r in records], label=label, linewidth=1)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="upper right")
+    losses.set(title="Losses of discriminator and generator", ylabel="loss")
+    scores.set(ylabel="probability of being real", xlabel="iteration", ylim=(-0.02, 1.02))
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=100)
+
+
+class ParamsSaver(Callback):
+    """The tutorial's `generator.params` after each epoch and at the end: the generator that draws."""
+
+    def __init__(self, path: PathLike):
+        super().__init__()
+        self._path = Path(path)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        write_params(self._path, tensors_of(self.model.network))
+
+
+class CheckpointSaver(Callback):
+    """A checkpoint every `every` iterations and at the end; the newest `keep` stay, and those in `protected`."""
+
+    def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
+        super().__init__()
+        self._every, self._folder, self._keep, self._extra = every, Path(folder), keep, extra
+        self.saved_step = -1
+        self.protected: set[Path] = set()
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self.model.global_step % self._every == 0:
+            self.save()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.save()
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment, unless it is there, then delete what is beyond `keep`."""
+        path = self._folder / folder_name(self.model.global_step)
+        if self.saved_step != self.model.global_step:
+            self.model.save(path, extra=self._extra())
+            self.saved_step = self.model.global_step
+        others = [old for old in list_checkpoints(self._folder) if old not in self.protected]
+        for old in others[: -self._keep]:
+            remove_checkpoint(old)
+        return path
+
+
+class Watchdog:
+    """A sink: says whether the run is healthy, from numbers that are read anyway.
+
+    As the first sink it adds `state` (OK, WARN, COLLAPSED or NOT FINITE) and `reason` to the record; its `act`, as the
+    last sink, then ends the training if it must, when the record has been written and shown. It remembers nothing
+    beyond the records of the run, so a resumed run judges as the uninterrupted one.
+    """
+
+    COLLAPSED_SPREAD, WARN_SPREAD = 0.1, 0.3  # spread of the grid over the spread of the training pictures
+    WARM_UP_STEPS = 200  # an untrained generator draws one grey picture for every seed
+    WINNING_RECORDS = 20  # so many records in a row with D all but certain
+
+    def __init__(self, real_spread: float, records: Sequence[Record]):
+        self._real_spread, self._records = real_spread, records
+
+    def __call__(self, record: Record) -> None:
+        record["state"], record["reason"] = self._judge(record)
+        before = self._records[-1].get("state", "OK") if self._records else "OK"
+        if record["state"] != before:
+            reason = f": {record['reason']}" if record["reason"] else ""
+            line_break = "\n" if sys.stderr.isatty() else ""  # do not write over the progress line
+            log.warning("%sstep %d is %s%s", line_break, record["step"], record["state"], reason)
+
+    def act(self, record: Record) -> None:
+        """Raise TrainingError if the record's numbers are not finite: from here on nothing good can come."""
+        if record["state"] == "NOT FINITE":
+            raise TrainingError(f"training stopped at step {record['step']}: {record['reason']}.")
+
+    def _judge(self, record: Record) -> tuple[str, str]:
+        wrong = [k for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)]
+        if wrong:
+            return "NOT FINITE", f"{', '.join(wrong)} is not a finite number"
+        share = (record["spread"] or 0.0) / self._real_spread if self._real_spread else 1.0
+        if record["step"] >= self.WARM_UP_STEPS and share < self.WARN_SPREAD:
+            state = "COLLAPSED" if share < self.COLLAPSED_SPREAD else "WARN"
+            return state, f"100 seeds differ only {share:.0%} as much as the training pictures do"
+        recent = [*self._records[1 - self.WINNING_RECORDS :], record]
+        if len(recent) == self.WINNING_RECORDS and all(
+            (r["score_real"] or 0) > 0.99 and (r["score_fake"] or 0) < 0.01 for r in recent
+        ):
+            return "WARN", "the discriminator tells every picture: the generator hardly learns"
+        return "OK", ""
+
+
+class SignalStop(Callback):
+    """SIGINT and SIGTERM end training after the running iteration; a second one ends the process at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._previous = {number: signal.signal(number, self._stop) for number in self.SIGNALS}
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Put back the handlers that were there before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.received = number
+        self.model.stop_training = True
+        for each in self.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        print("\nfinishing this iteration, then saving; once more ends at once without saving", file=sys.stderr)
+
+
+def spread_of(images_uint8: np.ndarray, count: int = 1000) -> float:
+    """As SampleGrid's `spread`, of the first `count` pictures, uint8 [N, C, H, W]."""
+    return float((np.asarray(images_uint8[:count], np.float32) / 127.5).std(axis=0).mean())
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,198 @@
+"""TrainConfig: every setting of a run in one frozen dataclass, with its default, unit and help text.
+
+The flags of `tools/train.py`, the saved `config.json` and the checks all come from the fields below, so they cannot
+disagree. Knows nothing of argparse or Paddle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .files import PathLike
+
+MAX_SEED = 2**32 - 1
+
+
+def _setting(default: Any, group: str, help: str, choices: tuple | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"group": group, "help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run. All defaults are those of the tutorial's code unless a help text says otherwise."""
+
+    data: str = _setting(
+        "",
+        "data",
+        "folder, .zip, packed .npy, or the word cartoon; "
+        "empty: work/img_align_celeba or its .zip if one is there, else cartoon",
+    )
+    crop: str = _setting(
+        "tutorial", "data", "which square is kept: tutorial, center, or X,Y in pixels of the shrunk picture"
+    )
+    flip: bool = _setting(False, "data", "mirror every second picture, at random")
+    workers: int = _setting(0, "data", "threads that decode pictures; 0: one per core")
+
+    image_size: int = _setting(64, "model", "height = width in pixels, a power of two from 16 to 256")
+    latent_dim: int = _setting(100, "model", "numbers per latent")
+    base_channels: int = _setting(64, "model", "channels of the layer next to the picture, in both networks")
+
+    epochs: int = _setting(5, "optimisation", "passes over the data")
+    steps: int = _setting(0, "optimisation", "end after this many iterations whatever --epochs says; 0: no such limit")
+    batch_size: int = _setting(128, "optimisation", "pictures per discriminator step")
+    loss: str = _setting("bce", "optimisation", "objective", ("bce", "hinge", "lsgan"))
+    lr: float = _setting(2e-4, "optimisation", "Adam's learning rate, both networks")
+    beta1: float = _setting(0.5, "optimisation", "Adam's first decay; 0.9 makes GANs oscillate (Radford et al. 2016)")
+    beta2: float = _setting(0.999, "optimisation", "Adam's second decay")
+    d_steps: int = _setting(1, "optimisation", "discriminator steps per iteration, each on a fresh batch")
+    g_steps: int = _setting(1, "optimisation", "generator steps per iteration")
+    ema: float = _setting(
+        0.999, "optimisation", "decay per iteration of the averaged generator that draws and is exported; 0: none"
+    )
+    amp: str = _setting(
+        "auto", "optimisation", "mixed precision; auto: O1 on a GPU, O0 on a CPU", ("auto", "O0", "O1", "O2")
+    )
+    amp_dtype: str = _setting(
+        "auto", "optimisation", "auto: bfloat16 where the GPU has it, else float16", ("auto", "bfloat16", "float16")
+    )
+    seed: int = _setting(0, "optimisation", "fixes first weights, latents and the order of the data")
+    device: str = _setting("auto", "optimisation", "auto: a GPU if Paddle sees one; or cpu, gpu, gpu:1, ...")
+
+    out: str = _setting("work/train", "output", "folder under which numbered run folders are made")
+    log_every: int = _setting(10, "output", "iterations between two log lines")
+    sample_every: int = _setting(100, "output", "iterations between two sample grids")
+    checkpoint_every: int = _setting(500, "output", "iterations between two checkpoints; one more is kept at the end")
+    keep: int = _setting(3, "output", "newest checkpoints kept")
+
+    def validate(self) -> TrainConfig:
+        """This config, unchanged. Raises ValueError naming every setting that is out of range."""
+        problems = [*_range_problems(self), *_choice_problems(self)]
+        size = self.image_size
+        if not 16 <= size <= 256 or size & (size - 1):
+            problems.append(f"image_size must be a power of two from 16 to 256, received {size}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON values; `from_mapping` takes it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """A config from names and values; what is missing keeps its default.
+
+        Raises ValueError for unknown names (naming the nearest one) and for values of another type.
+        """
+        known = {f.name: f for f in fields(cls)}
+        problems: list[str] = []
+        for name, value in values.items():
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, 1)
+                problems.append(f"unknown setting {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""))
+            elif not _fits(value, type(known[name].default)):
+                expected = type(known[name].default).__name__
+                problems.append(f"{name} must be of type {expected}, received {value!r}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        floats = {f.name for f in fields(cls) if isinstance(f.default, float)}
+        return cls(**{name: float(value) if name in floats else value for name, value in values.items()})
+
+
+# What --preset sets; explicit flags win.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The tutorial's text: 8 epochs, the generator learns twice per iteration, and nothing that it does not have.
+    "tutorial": {"epochs": 8, "batch_size": 128, "d_steps": 1, "g_steps": 2, "ema": 0.0},
+    # Sized for about ten minutes on two CPU cores with drawn faces.
+    "quick": {"base_channels": 32, "batch_size": 32, "epochs": 8, "ema": 0.99},
+}
+
+# Settings that may differ between a checkpoint and the run that continues it.
+CHANGEABLE = frozenset(
+    "epochs steps device amp amp_dtype workers out log_every sample_every checkpoint_every keep".split()
+)
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The settings of a preset. Raises ValueError listing the names there are."""
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, received {name!r}")
+    return dict(PRESETS[name])
+
+
+def read_config(path: PathLike) -> dict[str, Any]:
+    """The settings in a `config.json`, or in the run folder that holds one. Raises ValueError, FileNotFoundError."""
+    path = Path(path)
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no config at {path}: give a run folder or its config.json") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold one JSON object of settings, received a {type(values).__name__}")
+    return values
+
+
+def differences(saved: TrainConfig, asked: TrainConfig) -> list[str]:
+    """One line for each setting that differs and may not: what a resume must refuse."""
+    return [
+        f"{f.name}: saved {getattr(saved, f.name)!r}, asked {getattr(asked, f.name)!r}"
+        for f in fields(TrainConfig)
+        if f.name not in CHANGEABLE and getattr(saved, f.name) != getattr(asked, f.name)
+    ]
+
+
+# name: (smallest, largest) allowed value
+_RANGES = {
+    "workers": (0, 256),
+    "latent_dim": (1, 65536),
+    "base_channels": (1, 1024),
+    "epochs": (1, 10**9),
+    "steps": (0, 10**9),
+    "batch_size": (1, 65536),
+    "lr": (1e-12, 1e3),
+    "beta1": (0.0, 0.999999),
+    "beta2": (0.0, 0.999999),
+    "d_steps": (1, 1000),
+    "g_steps": (1, 1000),
+    "ema": (0.0, 0.999999),
+    "seed": (0, MAX_SEED),
+    "log_every": (1, 10**9),
+    "sample_every": (1, 10**9),
+    "checkpoint_every": (1, 10**9),
+    "keep": (1, 10**9),
+}
+
+
+def _range_problems(config: TrainConfig) -> list[str]:
+    return [
+        f"{name} must be from {low} to {high}, received {getattr(config, name)!r}"
+        for name, (low, high) in _RANGES.items()
+        if not low <= getattr(config, name) <= high  # also true for NaN
+    ]
+
+
+def _choice_problems(config: TrainConfig) -> list[str]:
+    return [
+        f"{f.name} must be one of {', '.join(f.metadata['choices'])}, received {getattr(config, f.name)!r}"
+        for f in fields(config)
+        if f.metadata["choices"] and getattr(config, f.name) not in f.metadata["choices"]
+    ]
+
+
+def _fits(value: Any, expected: type) -> bool:
+    """Whether a JSON value may stand for a field of this type: whole numbers pass as floats, bools not as numbers."""
+    if expected is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, expected)

@@ -1,0 +1,100 @@
+"""Whole batches from a packed array: gathered, scaled and mirrored while the previous step runs.
+
+The order is a pure function of (seed, epoch), so a run continues in the middle of an epoch without any saved random
+state. One thread suffices: a batch costs a gather and a multiplication, at memory speed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from deploy.latents import bits, key, permutation
+
+from ..images import to_float
+
+_ORDER, _MIRROR = 1, 2  # which stream of the seed a number is drawn from
+
+
+class BatchLoader:
+    """Iterating gives the batches of one epoch: lists of one float32 array [batch_size, 3, S, S] in [-1, 1].
+
+    Args: images - uint8 [N, 3, S, S], may be memory-mapped; kept, not copied.  batch_size - at most N; the last,
+          smaller batch of an epoch is left out.  seed - sets the order and the mirroring.  flip - mirror each picture
+          left to right with probability 1/2.  prefetch - batches made ahead by a thread; 0: none, no thread.
+    Raises ValueError when there are fewer pictures than one batch holds.
+    """
+
+    def __init__(self, images: np.ndarray, batch_size: int, seed: int = 0, flip: bool = False, prefetch: int = 2):
+        if batch_size > len(images):
+            raise ValueError(
+                f"a batch of {batch_size} needs at least {batch_size} pictures, received {len(images)}. "
+                f"Give more pictures or a batch size of at most {len(images)}."
+            )
+        self.images, self.batch_size, self.seed, self.flip, self.prefetch = images, batch_size, seed, flip, prefetch
+        self.epoch, self.position = 0, 0
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self.images) // self.batch_size
+
+    def seek(self, epoch: int, position: int = 0) -> None:
+        """The next iteration gives epoch `epoch` from its batch number `position` on."""
+        if not 0 <= position < len(self):
+            raise ValueError(f"an epoch has batches 0 .. {len(self) - 1}, received position {position}")
+        self.epoch, self.position = epoch, position
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        batches = self._batches(self.epoch, self.position)
+        self.epoch, self.position = self.epoch + 1, 0
+        return _ahead(batches, self.prefetch) if self.prefetch else batches
+
+    def _batches(self, epoch: int, position: int) -> Iterator[list[np.ndarray]]:
+        order = permutation(len(self.images), self.seed, _ORDER, epoch)
+        for i in range(position, len(self)):
+            chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
+            # sorted: neighbours in the file are read together; a batch is a set, its inner order teaches nothing
+            chosen = np.sort(chosen)
+            batch = to_float(self.images[chosen])
+            if self.flip:
+                mirrored = bits(np.array([key(self.seed, _MIRROR, epoch, i)]), len(batch))[0] >> np.uint32(31) == 1
+                batch[mirrored] = batch[mirrored, :, :, ::-1]
+            yield [batch]
+
+
+def _ahead(items: Iterator, count: int) -> Iterator:
+    """The same items, up to `count` of them made ahead by a thread that ends with the consumer."""
+    ready: queue.Queue = queue.Queue(count)
+    abandoned = threading.Event()
+
+    def put(message: tuple) -> None:
+        while not abandoned.is_set():
+            try:
+                return ready.put(message, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(("item", item))
+                if abandoned.is_set():
+                    return
+            put(("end", None))
+        except BaseException as error:
+            put(("error", error))
+
+    threading.Thread(target=work, name="batch-loader", daemon=True).start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        abandoned.set()

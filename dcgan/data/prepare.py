@@ -1,0 +1,305 @@
+"""Decode, crop and pack once: any source of pictures -> a packed file, reused for as long as nothing has changed.
+
+A packed file is reused only while the fingerprint of the source, the settings and the digest of the pixels all hold,
+else it is prepared again: whatever happens at whatever moment, a JSON is never believed about other pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TypeVar
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import DataError
+from ..files import PathLike, atomic_write, write_json
+from ..quiet import thread_count
+from .decode import DEFAULT_LIMITS, Limits, quiet_decoders
+from .packed import FORMAT, FORMAT_VERSION, PackedData, info_path, map_packed, npy_header, open_packed, read_info
+from .sources import Source, open_source
+
+Progress = Callable[[int, int], object]
+T = TypeVar("T")
+logger = logging.getLogger("dcgan.data")
+
+
+def prepare(
+    data: str,
+    out: PathLike,
+    *,
+    image_size: int = 64,
+    crop: str = "tutorial",
+    seed: int = 0,
+    workers: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> PackedData:
+    """Pack the pictures of `data` into `out` and its JSON, or reuse what is there if it still matches.
+
+    Args: data - see `open_source`.  out - FILE.npy; its folder is made.  image_size - S, pixels.
+          crop - see `fit_picture`.  seed - of the drawn faces.  workers - threads; 0: one for each core.
+          progress - called with (done, total) after each picture; None: a bar on stderr if that is a terminal.
+    The result does not depend on `workers`. Memory: a few decoded pictures a thread. A file that is no picture is left
+    out, and named in the JSON and in a warning. Reuse reads the packed file once for its digest, about 1 GB/s.
+    Raises DataError if nothing is usable, if the disk is or becomes full, or if `out` exists and is not ours to
+    replace; ValueError for bad settings. Whatever is raised, Ctrl-C included, leaves `out` as it was.
+    """
+    out = Path(out)
+    if out.suffix != ".npy":
+        raise ValueError(f"a packed file must be called FILE.npy, received {out}")
+    if (out.exists() or info_path(out).exists()) and not read_info(out):
+        raise DataError(f"{out} or its .json exists and is not a packed file of ours: choose another name or remove it")
+    return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
+
+
+def cached_packed(
+    data: str,
+    root: PathLike = Path("work/data"),
+    *,
+    image_size: int = 64,
+    crop: str = "tutorial",
+    seed: int = 0,
+    workers: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> PackedData:
+    """What training uses: a packed .npy as it is, anything else prepared into `root` or reused from there.
+
+    Arguments and errors as for `prepare`; a packed .npy of another size than `image_size` is a DataError.
+    """
+    if data.lower().endswith(".npy") and not Path(data).is_dir():
+        packed = open_packed(data)
+        size = packed.images.shape[-1]
+        if size != image_size:
+            raise DataError(f"{data} holds pictures of {size} pixels, not {image_size}: give --image-size {size}")
+        return packed
+    out = Path(root) / _cache_name(data, image_size, crop, seed, limits)
+    return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
+
+
+def fit_picture(
+    picture: np.ndarray, size: int, crop: str = "tutorial", max_pixels: int = Limits.max_pixels
+) -> np.ndarray:
+    """uint8 [S, S, 3] from uint8 [H, W, 3]: the short side becomes S = `size`, then S x S pixels are cut out.
+
+    crop: `tutorial` - at the left, 10/64 of S below the top, as for CelebA's 64 x 78;  `center`;  `X,Y` - so many
+    pixels of the resized picture from its left and its top. Moved back inside where it would run out of the picture.
+    Shrinking averages areas, enlarging is bilinear. Raises DataError if the picture is so elongated that it would
+    become larger than `max_pixels`, ValueError for another `crop`.
+    """
+    height, width = picture.shape[:2]
+    short = min(height, width)
+    new_height, new_width = (max(size, round(side * size / short)) for side in (height, width))
+    if new_height * new_width > max(max_pixels, size * size):
+        raise DataError(f"too elongated: {width} x {height} pixels would become {new_width} x {new_height}")
+    if short != size:
+        how = cv2.INTER_AREA if short > size else cv2.INTER_LINEAR
+        picture = cv2.resize(picture, (new_width, new_height), interpolation=how)
+    x, y = _crop_origin(crop, size, new_height, new_width)
+    return picture[y : y + size, x : x + size]
+
+
+def _crop_origin(crop: str, size: int, height: int, width: int) -> tuple[int, int]:
+    if crop == "tutorial":
+        x, y = 0, round(10 * size / 64)
+    elif crop == "center":
+        x, y = (width - size) // 2, (height - size) // 2
+    else:
+        found = re.fullmatch(r" *([0-9]{1,9}) *, *([0-9]{1,9}) *", crop)
+        if not found:
+            raise ValueError(f"crop must be tutorial, center, or X,Y in pixels (0,10 for instance), received {crop!r}")
+        x, y = int(found.group(1)), int(found.group(2))
+    return min(x, width - size), min(y, height - size)
+
+
+# --- packing
+
+
+def _prepare(
+    data: str,
+    out: Path,
+    size: int,
+    crop: str,
+    seed: int,
+    workers: int,
+    limits: Limits,
+    progress: Progress | None,
+) -> PackedData:
+    if size < 1 or workers < 0:
+        raise ValueError(f"image_size must be at least 1 and workers at least 0, received {size} and {workers}")
+    _crop_origin(crop, size, size, size)  # a wrong crop is refused before anything is read
+    with open_source(data, limits, seed) as source:
+        claim = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "source": {"kind": source.kind, "name": source.label, "fingerprint": source.fingerprint()},
+            "settings": {"image_size": size, "crop": crop, **asdict(limits)},
+        }
+        packed = _reusable(out, claim)
+        if packed:
+            return packed
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
+        _check_space(out, len(source) * 3 * size * size)
+        with _clear_disk_full(out):
+            return _pack(source, out, claim, workers or thread_count(), limits, progress)
+
+
+def _reusable(out: Path, claim: dict) -> PackedData | None:
+    """What is at `out` if it was made from the same source with the same settings and is whole, else None."""
+    info = read_info(out)
+    if not out.exists() or any(info.get(name) != value for name, value in claim.items()):
+        return None
+    try:
+        return open_packed(out)
+    except DataError as error:
+        logger.warning("%s. Preparing it again.", error)
+        return None
+
+
+def _pack(
+    source: Source, out: Path, claim: dict, workers: int, limits: Limits, progress: Progress | None
+) -> PackedData:
+    with atomic_write(out) as stream:
+        with _reporting(progress, len(source)) as report:
+            count, digest, rejected = _write_rows(stream, source, claim["settings"], workers, limits, report)
+        told = "; ".join(f"{each['name']}: {each['reason']}" for each in rejected[:5])
+        if not count:
+            raise DataError(f"none of the {len(source)} files of {source.label} is a usable picture: {told}")
+        info = {
+            **claim,
+            "count": count,
+            "image_size": claim["settings"]["image_size"],
+            "sha256": digest,
+            "rejected": rejected,
+            "created_by": {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__},
+        }
+        stream.flush()
+        os.fsync(stream.fileno())
+        write_json(info_path(out), info)  # first the claim, so that a .npy of ours is never without one
+    if rejected:
+        where = f" (all of them: {info_path(out)})" if len(rejected) > 5 else ""
+        logger.warning("%d of %d files left out%s: %s", len(rejected), len(source), where, told)
+    return PackedData(out, map_packed(out), digest, info)
+
+
+def _write_rows(
+    stream: IO[bytes], source: Source, settings: dict, workers: int, limits: Limits, report: Progress
+) -> tuple[int, str, list[dict[str, str]]]:
+    """Write header and pixels; returns their count and digest, and the rejected files.
+
+    Written, not mapped: a full disk is then an error to catch, where a store into a mapped file kills the process.
+    """
+    size, crop = settings["image_size"], settings["crop"]
+
+    def row(i: int) -> bytes | str:
+        try:
+            picture = fit_picture(source.picture(i), size, crop, limits.max_pixels)
+        except DataError as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        return picture.transpose(2, 0, 1).tobytes()  # [3, S, S]
+
+    count, digest, rejected = 0, hashlib.sha256(), []
+    stream.write(npy_header(len(source), size))
+    with contextlib.closing(_in_order(row, len(source), workers)) as rows:
+        for i, result in enumerate(rows):
+            if isinstance(result, str):
+                rejected.append({"name": source.name(i), "reason": result})
+            else:
+                stream.write(result)
+                digest.update(result)
+                count += 1
+            report(i + 1, len(source))
+    stream.seek(0)
+    stream.write(npy_header(count, size))
+    return count, digest.hexdigest(), rejected
+
+
+_CHUNK = 8  # pictures a task: handing each to a thread by itself costs half of the speed
+
+
+def _in_order(function: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
+    """function(0), function(1), ... computed by threads, a bounded number ahead of the consumer."""
+    waiting: deque[Future] = deque()
+
+    def chunk(start: int) -> list[T]:
+        return [function(i) for i in range(start, min(start + _CHUNK, count))]
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
+        try:
+            for start in range(0, count, _CHUNK):
+                waiting.append(pool.submit(chunk, start))
+                if len(waiting) > 2 * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
+    """What to call with (done, total): the caller's function, or a bar of our own."""
+    with quiet_decoders() as screen:
+        if progress:
+            yield progress
+            return
+        with tqdm(total=total, desc="preparing", unit=" pictures", file=screen, disable=None) as bar:
+            yield lambda done, total: bar.update()
+
+
+@contextlib.contextmanager
+def _clear_disk_full(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise
+        raise DataError(f"the disk became full while {out} was written, nothing was kept: free some space") from error
+
+
+def _check_space(out: Path, needed_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(out.parent).free
+    if needed_bytes > free_bytes:
+        raise DataError(
+            f"{out} would take {needed_bytes / 1e6:,.0f} MB, and its disk has {free_bytes / 1e6:,.0f} MB free: "
+            "free some space, or put it on another disk"
+        )
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove what killed processes left of `out`, named as `atomic_write` does; one at work keeps changing its file."""
+    for part in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
+
+
+def _cache_name(data: str, size: int, crop: str, seed: int, limits: Limits) -> str:
+    """A file name of the source's own name, the size, and a digest of where the source is and of the settings."""
+    is_drawn = data.partition(":")[0] == "cartoon"
+    path = os.path.abspath(data)
+    settings = [[data, seed] if is_drawn else path, size, crop, asdict(limits)]
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    stem = re.sub(r"[^\w.-]+", "-", "cartoon" if is_drawn else Path(path).stem).strip(".-")[:40]
+    return f"{stem or 'pictures'}-{size}-{digest[:8]}.npy"

@@ -1,0 +1,490 @@
+"""AdversarialModel: two networks that learn against each other on the loop, callbacks and export of `paddle.Model`.
+
+The engine knows a generator, a discriminator and a way to draw latents. It knows no picture size, no data set and no
+command line. `paddle.Model` trains one network with one optimizer; `train_batch`, `prepare`, `save` and `load` are
+replaced here, and `fit`, `predict` and the callbacks are inherited. `_loss` and `_optimizer` stay None, so that hapi
+reads nothing back from the device after a step: what a step has to say goes through `Scalar` metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from deploy.latents import key, latents
+
+from .checkpoint import Checkpoint, Tensors, read_checkpoint, write_checkpoint
+from .device import Precision
+from .errors import CheckpointError
+from .files import PathLike
+from .losses import OBJECTIVES, Objective
+
+FLOAT32 = Precision("O0", "float32")
+_TRAINING_LATENTS = 3  # which stream of the run's seed the training latents come from
+
+
+class AdversarialModel(paddle.Model):
+    """A `paddle.Model` of two networks.
+
+    Args: generator - Layer: latents -> images.  discriminator - Layer: images -> logits.
+          latent_spec, image_spec - InputSpecs of the two inputs, named, with a batch axis of None. A batch that does
+          not fit is refused.  ema_decay - per iteration; 0 keeps no averaged generator.  seed - of the training
+          latents.
+    `network` is the generator that draws and is exported: the averaged one where there is one.
+    Counters: `epoch` (whole epochs done), `epoch_step` (iterations done of the current one), `global_step`.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Layer,
+        discriminator: nn.Layer,
+        latent_spec: InputSpec,
+        image_spec: InputSpec,
+        ema_decay: float = 0.0,
+        seed: int = 0,
+    ):
+        if not paddle.in_dynamic_mode():
+            raise RuntimeError("AdversarialModel needs dynamic mode: call paddle.disable_static() first")
+        super().__init__(generator, inputs=[latent_spec])
+        self.generator, self.discriminator = generator, discriminator
+        self.latent_spec, self.image_spec = latent_spec, image_spec
+        self.ema_decay, self.seed = ema_decay, seed
+        if ema_decay:
+            self.network = _frozen_copy(generator)
+        self.epoch, self.epoch_step, self.global_step = 0, 0, 0
+        self.precision = FLOAT32
+        self.generator_optimizer = self.discriminator_optimizer = None
+        self.losses: Objective = OBJECTIVES["bce"]
+        self.d_steps = self.g_steps = 1
+        self.scalars: dict[str, paddle.Tensor] = {}
+        self._scalers: dict[str, paddle.amp.GradScaler] = {}
+        self._draws = 0
+
+    # ---- preparing ------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        generator_optimizer: paddle.optimizer.Optimizer | None = None,
+        discriminator_optimizer: paddle.optimizer.Optimizer | None = None,
+        losses: Objective = OBJECTIVES["bce"],
+        d_steps: int = 1,
+        g_steps: int = 1,
+        precision: Precision = FLOAT32,
+    ) -> None:
+        """Say how the networks learn. Without optimizers the model can only draw.
+
+        Args: losses - see dcgan.losses.  d_steps - discriminator steps per iteration; an iteration takes d_steps
+              batches, handed over as one.  g_steps - generator steps per iteration.  precision - see dcgan.device.
+        """
+        names = ("loss_d", "loss_g", "score_real", "score_fake")
+        super().prepare(None, None, [Scalar(name, self) for name in names], None)
+        self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
+        self.losses, self.d_steps, self.g_steps, self.precision = losses, d_steps, g_steps, precision
+        if precision.level == "O2":
+            paddle.amp.decorate(
+                models=[self.generator, self.discriminator],
+                optimizers=[generator_optimizer, discriminator_optimizer],
+                level="O2",
+                dtype=precision.dtype,
+                master_weight=True,
+            )
+        if precision.needs_scaler:
+            # One each: a scaler shared by two optimizers forgets the first one's overflow (grad_scaler.py:849).
+            self._scalers = {name: paddle.amp.GradScaler(init_loss_scaling=2.0**15) for name in self._optimizers()}
+
+    # ---- learning -------------------------------------------------------------------------------------------------
+
+    def fit(self, train_data: Any = None, *args: Any, accumulate_grad_batches: int = 1, **kwargs: Any) -> None:
+        """`paddle.Model.fit`; an epoch that a loaded checkpoint left unfinished is finished first, as the first epoch.
+
+        Raises ValueError for an empty loader, gradient accumulation, or a model without optimizers.
+        """
+        if accumulate_grad_batches != 1:
+            raise ValueError("gradients of two optimizers cannot be accumulated: accumulate_grad_batches must be 1")
+        if self.generator_optimizer is None or self.discriminator_optimizer is None:
+            raise ValueError("fit needs two optimizers: call prepare(generator_optimizer, discriminator_optimizer)")
+        if hasattr(train_data, "__len__") and len(train_data) == 0:
+            raise ValueError("there is nothing to learn from: the loader is empty")
+        self.stop_training = False  # hapi never takes it back
+        super().fit(train_data, *args, accumulate_grad_batches=1, **kwargs)
+
+    def train_batch(self, inputs: Sequence[Any], labels: Any = None, update: bool = True) -> list:
+        """One iteration: the discriminator learns from real pictures and fakes, then the generator from its judgement.
+
+        Args: inputs - one field: real images, float32 [d_steps * N, C, H, W] in [-1, 1].
+        Returns an empty list; `scalars` holds what happened, still on the device.
+        """
+        real = self._checked_images(inputs)
+        self.generator.train()
+        self.discriminator.train()
+        self._draws = 0
+        size = real.shape[0] // self.d_steps
+        for i in range(self.d_steps):
+            batch = real[i * size : (i + 1) * size]
+            fake = self._fakes(batch.shape[0])
+            self.discriminator_step(batch, fake.detach())
+        for step in range(self.g_steps):
+            if step:  # the first generator step reuses the pictures that the discriminator has just judged
+                fake = self._fakes(batch.shape[0])
+            self.generator_step(fake)
+        self._update_average()
+        self.global_step += 1
+        self.epoch_step += 1
+        return []
+
+    def discriminator_step(self, real: paddle.Tensor, fake: paddle.Tensor) -> None:
+        """Move the discriminator towards calling `real` real and `fake` fake; both [N, C, H, W], detached."""
+        with self._autocast():
+            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        real_logits, fake_logits = real_logits.astype("float32"), fake_logits.astype("float32")
+        loss = self.losses.discriminator(real_logits, fake_logits)
+        self._descend("discriminator", loss)  # one backward over the sum: also what data parallel needs
+        self.scalars["loss_d"] = loss.detach()
+        self.scalars["score_real"] = nn.functional.sigmoid(real_logits.detach()).mean()
+        self.scalars["score_fake"] = nn.functional.sigmoid(fake_logits.detach()).mean()
+
+    def generator_step(self, fake: paddle.Tensor) -> None:
+        """Move the generator towards pictures that the discriminator calls real; `fake` [N, C, H, W] with its graph."""
+        with frozen(self.discriminator):
+            with self._autocast():
+                logits = self.discriminator(fake)
+            loss = self.losses.generator(logits.astype("float32"))
+            self._descend("generator", loss)
+        self.scalars["loss_g"] = loss.detach()
+
+    def _descend(self, name: str, loss: paddle.Tensor) -> None:
+        optimizer, scaler = self._optimizers()[name], self._scalers.get(name)
+        optimizer.clear_grad()  # before, not after: the gradients of the last step can then be looked at
+        if scaler is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision.level == "O0":
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(level=self.precision.level, dtype=self.precision.dtype)
+
+    def _fakes(self, count: int) -> paddle.Tensor:
+        """Pictures [count, C, H, W] from fresh latents, with their graph."""
+        with self._autocast():
+            return self.generator(self._draw(count))
+
+    def _draw(self, count: int) -> paddle.Tensor:
+        """Training latents [count, *latent shape]: a function of (seed, iteration, draw): nothing to save."""
+        first = key(self.seed, _TRAINING_LATENTS, self.global_step, self._draws)
+        self._draws += 1
+        seeds = (first + np.arange(count, dtype=np.int64)) % (1 << 32)
+        return paddle.to_tensor(self._latents(seeds))
+
+    def _latents(self, seeds: Sequence[int]) -> np.ndarray:
+        shape = [int(n) for n in self.latent_spec.shape[1:]]
+        return latents(seeds, math.prod(shape)).reshape([-1, *shape])
+
+    @paddle.no_grad()
+    def _update_average(self) -> None:
+        """Exponential moving average of the generator, its BatchNorm statistics included (Karras et al. 2018, sec. 4).
+
+        The decay ramps up as (1 + step) / (10 + step), so that the first weights, which are noise, are soon forgotten.
+        """
+        if self.network is self.generator:
+            return
+        decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+        live = self.generator.state_dict()
+        for name, average in self.network.state_dict().items():
+            average.lerp_(live[name].astype(average.dtype), paddle.to_tensor(1 - decay, average.dtype))
+
+    def _checked_images(self, inputs: Any) -> paddle.Tensor:
+        """The one field of a batch as a tensor. Raises ValueError naming both shapes when it does not fit the spec."""
+        fields = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        if len(fields) != 1:
+            raise ValueError(f"a batch must be one field of images, received {len(fields)} fields")
+        images = fields[0] if isinstance(fields[0], paddle.Tensor) else paddle.to_tensor(np.asarray(fields[0]))
+        expected, dtype = list(self.image_spec.shape), self.image_spec.dtype
+        shape_fits = len(images.shape) == len(expected) and all(
+            n in (-1, None) or n == m for n, m in zip(expected, images.shape)
+        )
+        if not shape_fits or images.dtype != dtype:
+            raise ValueError(
+                f"a batch of {self.image_spec.name} must be {_name(dtype)} "
+                f"{['N' if n in (-1, None) else n for n in expected]}, "
+                f"received {_name(images.dtype)} {list(images.shape)}"
+            )
+        if images.shape[0] == 0 or images.shape[0] % self.d_steps:
+            raise ValueError(f"a batch must hold a multiple of d_steps = {self.d_steps}, received {images.shape[0]}")
+        return images
+
+    # ---- the loop, mended where hapi's is not right for a run that continues ----------------------------------------
+
+    def _run_one_epoch(self, data_loader: Any, callbacks: Any, mode: str, logs: dict | None = None) -> Any:
+        """hapi's epoch with a dict of its own (hapi shares one between all models, model.py:2778), started where the
+        counters stand, and ended as soon as somebody sets `stop_training`."""
+        if mode != "train":
+            return super()._run_one_epoch(data_loader, callbacks, mode, {})
+        if hasattr(data_loader, "seek"):
+            data_loader.seek(self.epoch, self.epoch_step)
+        ended: list[bool] = []
+        logs = super()._run_one_epoch(_Stoppable(data_loader, self, ended), callbacks, mode, {})
+        if ended or self.epoch_step == self._len_data_loader(data_loader):
+            self.epoch, self.epoch_step = self.epoch + 1, 0
+        return logs
+
+    # ---- drawing --------------------------------------------------------------------------------------------------
+
+    def generate(self, seeds: int | Sequence[int], batch_size: int = 100) -> np.ndarray:
+        """One picture per seed, float32 [N, C, H, W] in [-1, 1]: eval mode, no gradient, the mode is put back.
+
+        A seed is the same picture whatever its neighbours (see deploy.latents). A whole number counts as one seed.
+        """
+        z = self._latents(np.atleast_1d(np.asarray(seeds)))
+        with evaluating(self.network), paddle.no_grad():
+            parts = [self.network(paddle.to_tensor(z[i : i + batch_size])) for i in range(0, len(z), batch_size)]
+            return np.concatenate([part.astype("float32").numpy() for part in parts])
+
+    def summary(self, input_size: Any = None, dtype: Any = None) -> dict[str, Any]:
+        """Print the layers of both networks for a batch of one; return their summed parameter counts."""
+        total: dict[str, Any] = {}
+        for network, spec in ((self.generator, self.latent_spec), (self.discriminator, self.image_spec)):
+            counts = paddle.summary(network, (1, *[int(n) for n in spec.shape[1:]]), dtypes=spec.dtype)
+            total = {name: total.get(name, 0) + count for name, count in counts.items()}
+        return total
+
+    def parameters(self, *args: Any, **kwargs: Any) -> list[paddle.Tensor]:
+        """Parameters of both networks, the generator's first."""
+        return [*self.generator.parameters(*args, **kwargs), *self.discriminator.parameters(*args, **kwargs)]
+
+    # ---- saving and loading ---------------------------------------------------------------------------------------
+
+    def save(self, path: PathLike, training: bool = True, extra: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint folder at `path`, or (training=False) the generator as a Paddle inference model.
+
+        `extra` is kept under "extra" in `state.json`. See dcgan.checkpoint for the format and its errors.
+        """
+        if not training:
+            with evaluating(self.network):
+                super().save(str(path), training=False)
+            return
+        groups = {name: tensors_of(network) for name, network in self._networks().items()}
+        for name, optimizer in self._optimizers().items():
+            groups[f"{name}_optimizer"] = optimizer_tensors(optimizer, self._networks()[name])
+        state = {
+            "epoch": self.epoch,
+            "epoch_step": self.epoch_step,
+            "global_step": self.global_step,
+            "seed": self.seed,
+            "scalers": {name: _scaler_state(scaler) for name, scaler in self._scalers.items()},
+            "extra": dict(extra or {}),
+        }
+        write_checkpoint(path, groups, state)
+
+    def load(self, path: PathLike | Checkpoint, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Restore everything that `save` wrote and return its `extra`. Call after `prepare`.
+
+        Raises CheckpointError naming every tensor that is missing, unexpected or of another shape; nothing is changed
+        then.
+        """
+        if args or kwargs:
+            raise ValueError("a checkpoint is restored whole: load takes the path and nothing else")
+        checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path)
+        groups = checkpoint.groups
+        restore = [_match(name, net.state_dict(), groups.get(name)) for name, net in self._networks().items()]
+        for name, optimizer in self._optimizers().items():
+            slots, group = _optimizer_slots(optimizer, self._networks()[name]), f"{name}_optimizer"
+            restore.append(_match(group, slots, groups.get(group)))
+        problems = [problem for found, _ in restore for problem in found]
+        if problems:
+            raise CheckpointError(f"{checkpoint.folder} does not fit this model: " + "; ".join(problems))
+        state = checkpoint.state
+        for _, pairs in restore:
+            for tensor, value in pairs:
+                tensor.set_value(paddle.to_tensor(value).astype(tensor.dtype))
+        for name, scaler in self._scalers.items():
+            if name in state["scalers"]:
+                scaler.load_state_dict(_scaler_tensors(state["scalers"][name]))
+        self.epoch, self.epoch_step = int(state["epoch"]), int(state["epoch_step"])
+        self.global_step, self.seed = int(state["global_step"]), int(state["seed"])
+        return dict(state["extra"])
+
+    def gradient_norms(self) -> dict[str, paddle.Tensor]:
+        """L2 norm of the gradients that the last iteration used, of each network, still on the device."""
+        return {name: _gradient_norm(getattr(self, name)) for name in ("generator", "discriminator")}
+
+    def _networks(self) -> dict[str, nn.Layer]:
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        return networks if self.network is self.generator else {**networks, "generator_ema": self.network}
+
+    def _optimizers(self) -> dict[str, paddle.optimizer.Optimizer]:
+        both = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
+        return {name: optimizer for name, optimizer in both.items() if optimizer is not None}
+
+
+class Scalar(paddle.metric.Metric):
+    """A quantity of the last iteration under its own log key, read from the device only when somebody looks at it."""
+
+    def __init__(self, name: str, model: AdversarialModel):
+        super().__init__()
+        self._scalar_name, self._model = name, model
+
+    def name(self) -> str:
+        return self._scalar_name
+
+    def update(self, *args: Any) -> None:
+        """The engine writes `model.scalars`; there is nothing to add up."""
+
+    def reset(self) -> None:
+        """A quantity of the last iteration has nothing to forget."""
+
+    def accumulate(self) -> LazyNumber:
+        return LazyNumber(self._model.scalars[self._scalar_name])
+
+
+class LazyNumber:
+    """A number on the device; float(), round() and formatting fetch it, which waits for the device."""
+
+    def __init__(self, tensor: paddle.Tensor):
+        self._tensor = tensor
+
+    def __float__(self) -> float:
+        return float(read_scalars({"value": self._tensor})["value"])
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec)
+
+    def __repr__(self) -> str:
+        return repr(float(self))
+
+
+def read_scalars(scalars: Mapping[str, paddle.Tensor]) -> dict[str, float]:
+    """Numbers by name, fetched in one go: the only place where training reads the device. Waits for the device."""
+    if not scalars:
+        return {}
+    stacked = paddle.stack([scalar.astype("float32").reshape([]) for scalar in scalars.values()])
+    return dict(zip(scalars, stacked.numpy().tolist()))
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Layer) -> Iterator[None]:
+    """Inside the block the network's weights need no gradient: none is computed, none is stored."""
+    trainable = [parameter for parameter in network.parameters() if not parameter.stop_gradient]
+    try:
+        for parameter in trainable:
+            parameter.stop_gradient = True
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.stop_gradient = False
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Layer) -> Iterator[None]:
+    """Inside the block the network is in eval mode: BatchNorm uses its running statistics. The mode is put back."""
+    was_training = network.training
+    try:
+        network.eval()
+        yield
+    finally:
+        if was_training:
+            network.train()
+
+
+def tensors_of(network: nn.Layer) -> Tensors:
+    """Weights and statistics by structured name, float32 on the host."""
+    return {name: tensor.astype("float32").numpy() for name, tensor in network.state_dict().items()}
+
+
+def optimizer_tensors(optimizer: paddle.optimizer.Optimizer, network: nn.Layer) -> Tensors:
+    """An optimizer's moments by `<structured name>/<moment>`, float32 on the host.
+
+    Paddle names them by process-global counters, which is why its own optimizer files fit only a process that built
+    everything in the same order.
+    """
+    slots = _optimizer_slots(optimizer, network)
+    return {name: tensor.astype("float32").numpy() for name, tensor in slots.items()}
+
+
+def _optimizer_slots(optimizer: paddle.optimizer.Optimizer, network: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The optimizer's own tensors by structured name, made first where no step has made them yet."""
+    trainable = {name: p for name, p in network.named_parameters() if not p.stop_gradient}
+    optimizer._create_accumulators(paddle.base.default_main_program().global_block(), list(trainable.values()))
+    slots = {
+        f"{name}/{moment}": by_parameter[parameter.name]
+        for moment, by_parameter in optimizer._accumulators.items()
+        for name, parameter in trainable.items()
+    }
+    masters = getattr(optimizer, "_master_weights", {})
+    slots.update({f"{name}/master": masters[p.name] for name, p in trainable.items() if p.name in masters})
+    return slots
+
+
+def _match(
+    group: str, own: Mapping[str, paddle.Tensor], saved: Tensors | None
+) -> tuple[list[str], list[tuple[paddle.Tensor, np.ndarray]]]:
+    """Problems, and pairs of (own tensor, saved value). All problems at once, none hidden behind the first."""
+    if saved is None:
+        return [f"it holds no {group}"], []
+    problems = [f"{group}: {name} is missing" for name in own if name not in saved]
+    problems += [f"{group}: {name} is unknown" for name in saved if name not in own]
+    pairs = [(own[name], saved[name]) for name in own if name in saved]
+    problems += [
+        f"{group}: {name} has shape {list(saved[name].shape)}, expected {list(own[name].shape)}"
+        for name in own
+        if name in saved and list(saved[name].shape) != list(own[name].shape)
+    ]
+    return problems, pairs
+
+
+def _frozen_copy(network: nn.Layer) -> nn.Layer:
+    duplicate = copy.deepcopy(network)
+    for parameter in duplicate.parameters():
+        parameter.stop_gradient = True
+    duplicate.eval()
+    return duplicate
+
+
+def _gradient_norm(network: nn.Layer) -> paddle.Tensor:
+    squares = [
+        (parameter.grad.astype("float32") ** 2).sum()
+        for parameter in network.parameters()
+        if parameter.grad is not None
+    ]
+    return paddle.sqrt(paddle.add_n(squares)) if squares else paddle.zeros([])
+
+
+def _scaler_state(scaler: paddle.amp.GradScaler) -> dict[str, Any]:
+    return {name: np.asarray(value).tolist() for name, value in scaler.state_dict().items()}
+
+
+def _scaler_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.array(value, np.float32) if isinstance(value, list) else value for name, value in state.items()}
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).replace("paddle.", "")
+
+
+class _Stoppable:
+    """A loader that ends when the model's `stop_training` is set; notes in `ended` when it ran to its own end."""
+
+    def __init__(self, loader: Iterable, model: AdversarialModel, ended: list[bool]):
+        self._loader, self._model, self._ended = loader, model, ended
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if self._model.stop_training:
+                return
+            yield batch
+        self._ended.append(True)

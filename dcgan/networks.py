@@ -1,0 +1,109 @@
+"""Generator and Discriminator of DCGAN (Radford et al. 2016) at any power-of-two size, and how their weights begin.
+
+At 64x64 with 64 base channels the layer names, shapes and order are those of the PaddlePaddle face tutorial, so that a
+`generator.params` file goes both ways. Training, losses and data live elsewhere.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 256
+# The share of the old running statistics that BatchNorm keeps per step (torch calls the rest "momentum").
+BATCH_NORM_MOMENTUM = 0.8
+
+
+class Generator(nn.Layer):
+    """Latents to pictures: ConvTranspose + BatchNorm + ReLU blocks, then tanh (Radford et al. 2016, sec. 3).
+
+    Args: latent_dim - numbers per latent.  base_channels - channels before the last layer; doubles towards the input.
+          image_size - height = width in pixels, a power of two from 16 to 256.  channels - 3 for RGB.
+    Input: z, float [N, latent_dim] or [N, latent_dim, 1, 1], standard normal. Output: [N, channels, image_size,
+    image_size] in [-1, 1]. Raises ValueError for other sizes, and for latents of another shape.
+    """
+
+    def __init__(self, latent_dim: int = 100, base_channels: int = 64, image_size: int = 64, channels: int = 3):
+        super().__init__()
+        self.latent_dim = latent_dim
+        widths = [latent_dim, *reversed(_widths(base_channels, image_size)), channels]
+        self.depth = len(widths) - 1
+        for i in range(1, self.depth + 1):
+            # kernel 4: first 1x1 -> 4x4, then each layer doubles height and width
+            stride, padding = (1, 0) if i == 1 else (2, 1)
+            conv = nn.Conv2DTranspose(
+                widths[i - 1], widths[i], 4, stride, padding, weight_attr=_conv_init(), bias_attr=False
+            )
+            self.add_sublayer(f"conv_{i}", conv)
+            if i < self.depth:
+                self.add_sublayer(f"bn_{i}", _batch_norm(widths[i]))
+
+    def forward(self, z):
+        if list(z.shape[1:]) not in ([self.latent_dim], [self.latent_dim, 1, 1]):
+            raise ValueError(
+                f"latents must be [N, {self.latent_dim}] or [N, {self.latent_dim}, 1, 1], received {list(z.shape)}"
+            )
+        x = z if z.ndim == 4 else z.unsqueeze([2, 3])  # [N, latent_dim, 1, 1]
+        for i in range(1, self.depth):
+            x = nn.functional.relu(getattr(self, f"bn_{i}")(getattr(self, f"conv_{i}")(x)))
+        return paddle.tanh(getattr(self, f"conv_{self.depth}")(x))
+
+
+class Discriminator(nn.Layer):
+    """Pictures to logits: Conv + BatchNorm + LeakyReLU(0.2) blocks (Radford et al. 2016, sec. 3).
+
+    Args: base_channels - channels after the first layer; doubles with each halving.  image_size, channels - as above.
+    Input: float [N, channels, image_size, image_size] in [-1, 1]. Output: logits [N, 1, 1, 1]; positive means "real".
+    """
+
+    def __init__(self, base_channels: int = 64, image_size: int = 64, channels: int = 3):
+        super().__init__()
+        widths = [channels, *_widths(base_channels, image_size), 1]
+        self.depth = len(widths) - 1
+        for i in range(1, self.depth + 1):
+            stride, padding = (2, 1) if i < self.depth else (1, 0)  # last: 4x4 -> 1x1
+            conv = nn.Conv2D(widths[i - 1], widths[i], 4, stride, padding, weight_attr=_conv_init(), bias_attr=False)
+            self.add_sublayer(f"conv_{i}", conv)
+            if 1 < i < self.depth:
+                self.add_sublayer(f"bn_{i}", _batch_norm(widths[i]))
+
+    def forward(self, image):
+        x = nn.functional.leaky_relu(self.conv_1(image), 0.2)
+        for i in range(2, self.depth):
+            x = nn.functional.leaky_relu(getattr(self, f"bn_{i}")(getattr(self, f"conv_{i}")(x)), 0.2)
+        return getattr(self, f"conv_{self.depth}")(x)
+
+    def probability(self, image):
+        """D(x): the probability in (0, 1) that each picture is real, [N, 1, 1, 1]."""
+        return nn.functional.sigmoid(self(image))
+
+
+def check_image_size(image_size: int) -> None:
+    """Raise ValueError unless the networks exist at this size."""
+    is_power_of_two = image_size > 0 and image_size & (image_size - 1) == 0
+    if not is_power_of_two or not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
+        raise ValueError(
+            f"image_size must be a power of two from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, received {image_size}"
+        )
+
+
+def parameter_count(network: nn.Layer) -> int:
+    """How many numbers the optimizer moves: BatchNorm's running statistics are not among them."""
+    return sum(int(p.size) for p in network.parameters() if not p.stop_gradient)
+
+
+def _widths(base_channels: int, image_size: int) -> list[int]:
+    """Channels at image_size/2, image_size/4, ... 4x4: [64, 128, 256, 512] for 64 channels at 64 pixels."""
+    check_image_size(image_size)
+    return [base_channels << i for i in range(image_size.bit_length() - 3)]
+
+
+def _conv_init() -> paddle.ParamAttr:
+    """N(0, 0.02) (Radford et al. 2016, sec. 4)."""
+    return paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, 0.02))
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2D:
+    """BatchNorm whose scale begins as N(1, 0.02)."""
+    scale = paddle.ParamAttr(initializer=nn.initializer.Normal(1.0, 0.02))
+    return nn.BatchNorm2D(channels, momentum=BATCH_NORM_MOMENTUM, weight_attr=scale)

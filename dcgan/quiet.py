@@ -1,0 +1,37 @@
+"""Importing Paddle without its chatter, and the number of threads the user asked for before Paddle overwrote it.
+
+Paddle's import warns about ccache, logs through glog, and writes OMP_NUM_THREADS=1 into the environment (3.2.2,
+base/__init__.py:151). Import this module, which is light, before Paddle.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+_OMP = "OMP_NUM_THREADS"
+_requested = None if "paddle" in sys.modules else os.environ.get(_OMP)
+
+
+def import_paddle() -> None:
+    """Import Paddle silently; its real errors still show. Leaves OMP_NUM_THREADS as it was."""
+    os.environ.setdefault("GLOG_minloglevel", "2")  # errors only
+    # Said at each forward of each BatchNorm layer in training mode (nn/layer/norm.py:818).
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    before = os.environ.pop(_OMP, None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*ccache.*")
+            import paddle  # noqa: F401
+    finally:
+        os.environ.pop(_OMP, None)
+        if before is not None:
+            os.environ[_OMP] = before
+
+
+def thread_count() -> int:
+    """Threads to compute with: OMP_NUM_THREADS as the user set it, else every core this process may use."""
+    if _requested and _requested.isdigit() and int(_requested) > 0:
+        return int(_requested)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

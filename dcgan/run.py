@@ -1,0 +1,321 @@
+"""A training run from its config to its folder: data, model, callbacks, and going on where a run stopped.
+
+`train` is what `tools/train.py` calls. The layout of a run folder is `RunFolder`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import paddle
+from filelock import FileLock, Timeout
+
+from . import checkpoint
+from .callbacks import (
+    CheckpointSaver,
+    History,
+    LossPlot,
+    NoProgressBar,
+    ParamsSaver,
+    ProgressLine,
+    Recorder,
+    SampleGrid,
+    SignalStop,
+    StopAt,
+    Watchdog,
+    spread_of,
+)
+from .config import TrainConfig, differences
+from .data.loader import BatchLoader
+from .data.prepare import PackedData, cached_packed, open_packed
+from .data.sources import open_source
+from .errors import CheckpointError, TrainingError
+from .files import PathLike, atomic_write, write_json
+from .images import grid, write_png
+from .model import DCGAN
+from .networks import parameter_count
+
+log = logging.getLogger(__name__)
+
+DATA_CACHE = Path("work/data")
+
+
+class Result(NamedTuple):
+    """How a run ended: its folder, iterations done, and the number of the signal that ended it (None: by itself)."""
+
+    folder: Path
+    global_step: int
+    signal: int | None
+
+
+class RunFolder:
+    """The files of one run. Holding its lock means owning it; the lock dies with the process that holds it."""
+
+    def __init__(self, path: PathLike):
+        self.path = Path(path)
+        self.samples, self.checkpoints = self.path / "samples", self.path / "checkpoints"
+        self.metrics, self.loss_plot = self.path / "metrics.jsonl", self.path / "loss.png"
+        self.params, self.real = self.path / "generator.params", self.path / "real.png"
+        self.config = self.path / "config.json"
+        self.lock = FileLock(str(self.path / ".lock"))
+
+    @classmethod
+    def create(cls, root: PathLike, data_name: str) -> RunFolder:
+        """A new folder `00000-<data>` under `root`, its number one more than the largest there."""
+        root = Path(root)
+        root.mkdir(parents=True, exist_ok=True)
+        label = re.sub(r"[^A-Za-z0-9._-]+", "-", data_name).strip("-.") or "data"
+        while True:
+            number = 1 + max((int(path.name[:5]) for path in run_folders(root)), default=-1)
+            try:
+                (root / f"{number:05d}-{label}").mkdir()
+            except FileExistsError:  # another process was faster
+                continue
+            return cls(root / f"{number:05d}-{label}")
+
+    def own(self) -> RunFolder:
+        """Take the lock and clear away what a killed process left. Raises TrainingError if the run has an owner."""
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise TrainingError(f"{self.path} is being trained by another process; wait for it or stop it") from None
+        self.samples.mkdir(exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        checkpoint.remove_leftovers(self.checkpoints)
+        return self
+
+
+def run_folders(root: PathLike) -> list[Path]:
+    """Run folders under `root`, oldest first."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and re.match(r"\d{5}-", path.name))
+
+
+def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv: list[str] | None = None) -> Result:
+    """Train as `config` says and return how it ended; everything it made is in the run folder.
+
+    Args: resume - a checkpoint to go on from (see `find_checkpoint`).  argv - the command, for the record.
+    Raises ValueError for settings or data that do not fit, DataError, CheckpointError, TrainingError, OSError. A signal
+    does not raise: the run is saved and the result names it.
+    """
+    config.validate()
+    data = packed_data(config)
+    loader = BatchLoader(data.images, config.batch_size * config.d_steps, config.seed, config.flip)
+    model = DCGAN(config)
+    state = _restore(model, resume, config, data) if resume else {}
+    last_step = final_step(config, len(loader))
+    folder = _folder_for(config, resume).own()
+    try:
+        if model.global_step >= last_step:
+            log.info("Nothing left to do: all %d iterations are done. Train longer with --epochs N.", last_step)
+            return Result(folder.path, model.global_step, None)
+        _write_records(folder, config, data, argv)
+        log.info("Run folder: %s", folder.path)
+        stopper = _fit(model, loader, folder, config, data, last_step, state)
+        return Result(folder.path, model.global_step, stopper.received)
+    finally:
+        folder.lock.release()
+
+
+def _fit(
+    model: DCGAN,
+    loader: BatchLoader,
+    folder: RunFolder,
+    config: TrainConfig,
+    data: PackedData,
+    last_step: int,
+    state: dict[str, Any],
+) -> SignalStop:
+    """Train with everything that watches it. The order of the callbacks matters: grid, record, plot, checkpoint."""
+    history = History(folder.metrics, model.global_step)
+    watchdog = Watchdog(spread_of(data.images), history.records)
+    samples = SampleGrid(config.sample_every, last_step, folder.samples, state.get("spread"))
+    saver = CheckpointSaver(
+        config.checkpoint_every,
+        folder.checkpoints,
+        config.keep,
+        extra=lambda: {"config": config.to_json(), "data": _identity(data), "spread": samples.spread},
+    )
+    stopper = SignalStop()
+    sinks = [watchdog, history, ProgressLine(config.epochs, last_step), watchdog.act]
+    callbacks = [
+        NoProgressBar(),
+        stopper,
+        samples,
+        Recorder(config.log_every, last_step, sinks, samples),
+        LossPlot(config.sample_every, history.records, folder.loss_plot),
+        saver,
+        ParamsSaver(folder.params),
+        StopAt(last_step),
+    ]
+    epochs = math.ceil(last_step / len(loader)) - model.epoch
+    try:
+        model.fit(loader, epochs=epochs, verbose=0, callbacks=callbacks)
+    except TrainingError as error:
+        raise TrainingError(f"{error} {_last_good(folder)}") from None
+    finally:
+        stopper.restore()
+    return stopper
+
+
+def packed_data(config: TrainConfig) -> PackedData:
+    """The training pictures, packed now or found packed under work/data."""
+    return cached_packed(
+        config.data or "cartoon",
+        root=DATA_CACHE,
+        image_size=config.image_size,
+        crop=config.crop,
+        workers=config.workers,
+    )
+
+
+def count_pictures(config: TrainConfig) -> int:
+    """How many pictures the data holds, without decoding or writing any: those that cannot be used are not left out."""
+    data = config.data or "cartoon"
+    if data.endswith(".npy"):
+        return len(open_packed(data))
+    with open_source(data) as source:
+        return len(source)
+
+
+def final_step(config: TrainConfig, batches_per_epoch: int) -> int:
+    """The iteration after which the run ends: the whole epochs, or `steps` if that is set."""
+    return config.steps or config.epochs * batches_per_epoch
+
+
+def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
+    """The checkpoint that `--resume PATH` means: that folder, or the newest whole one of that run or of the newest run.
+
+    Args: path - a checkpoint folder, a run folder, or a folder of numbered runs. Raises CheckpointError.
+    """
+    path = Path(path)
+    if (path / checkpoint.STATE_FILE).is_file():
+        return checkpoint.read_checkpoint(path)
+    if (path / "checkpoints").is_dir():
+        return checkpoint.read_newest(path / "checkpoints")
+    runs = [run for run in run_folders(path) if checkpoint.list_checkpoints(run / "checkpoints")]
+    if not runs:
+        raise CheckpointError(f"nothing to resume: {path} is neither a checkpoint, nor a run, nor a folder of runs")
+    return checkpoint.read_newest(runs[-1] / "checkpoints")
+
+
+def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
+    """The config that a checkpoint was trained with. Raises CheckpointError when it holds none."""
+    try:
+        return TrainConfig.from_mapping(found.state["extra"]["config"]).validate()
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{found.folder} holds no usable config: {error}") from None
+
+
+def describe(config: TrainConfig, picture_count: int) -> str:
+    """What a run with this config would be, as JSON: settings, parameter counts, iterations. Builds the networks."""
+    model = DCGAN(config)
+    per_epoch = picture_count // (config.batch_size * config.d_steps)
+    facts = {
+        "config": config.to_json(),
+        "parameters": {
+            "generator": parameter_count(model.generator),
+            "discriminator": parameter_count(model.discriminator),
+        },
+        "pictures": picture_count,
+        "iterations": final_step(config, per_epoch),
+        "device": paddle.get_device(),
+    }
+    return json.dumps(facts, indent=2, ensure_ascii=False)
+
+
+def _restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, data: PackedData) -> dict[str, Any]:
+    """Load the checkpoint if it belongs to this config and data. Raises CheckpointError listing what differs."""
+    problems = differences(saved_config(found), config)
+    saved_data = found.state["extra"].get("data")
+    if saved_data != _identity(data):
+        problems.append(f"data: saved {saved_data}, found {_identity(data)}")
+    if problems:
+        raise CheckpointError(
+            f"{found.folder} was trained with other settings and cannot be continued: {'; '.join(problems)}. "
+            "Start a new run, or leave these settings as they were."
+        )
+    state = model.load(found)
+    log.info("Continuing %s from step %d", found.folder.parent.parent, model.global_step)
+    return state
+
+
+def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> RunFolder:
+    """A new folder, or the checkpoint's own run if nothing newer was saved in it: nothing is ever overwritten."""
+    if found is None:
+        return RunFolder.create(config.out, Path(config.data).stem)
+    run = found.folder.parent.parent
+    newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if path.name > found.folder.name]
+    whole = [path for path in newer if _is_whole(path)]
+    if (run / "config.json").is_file() and not whole:
+        for damaged in newer:
+            log.warning("Removing the damaged checkpoint %s", damaged)
+            checkpoint.remove_checkpoint(damaged)
+        return RunFolder(run)
+    folder = RunFolder.create(config.out, Path(config.data).stem)
+    log.info("%s has newer checkpoints, which stay: going on in a new run folder", run)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        checkpoint.read_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _write_records(folder: RunFolder, config: TrainConfig, data: PackedData, argv: list[str] | None) -> None:
+    """config.json, command.txt (a line more for each start) and real.png."""
+    write_json(folder.config, config.to_json())
+    command = folder.path / "command.txt"
+    before = command.read_text("utf-8") if command.exists() else ""
+    with atomic_write(command, "w") as stream:
+        stream.write(before + " ".join(argv or ["(library)"]) + "  # " + _versions() + "\n")
+    if not folder.real.exists():
+        write_png(folder.real, grid(np.asarray(data.images[:100])))
+
+
+def _versions() -> str:
+    found = {"python": sys.version.split()[0], "paddle": paddle.__version__, "numpy": np.__version__}
+    found["opencv"] = cv2.__version__
+    root = Path(__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        answer = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        )
+        if answer.returncode == 0:
+            found["commit"] = answer.stdout.strip()
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _identity(data: PackedData) -> dict[str, Any]:
+    """What makes two packed files the same data for a resumed run."""
+    return {"digest": data.digest, "count": len(data.images)}
+
+
+def _last_good(folder: RunFolder) -> str:
+    kept = checkpoint.list_checkpoints(folder.checkpoints)
+    return f"The last good checkpoint is {kept[-1]}." if kept else "No checkpoint had been saved yet."
+
+
+def with_default_data(config: TrainConfig) -> TrainConfig:
+    """The config with `data` filled in when it is empty: CelebA if it lies in `work/`, else drawn faces."""
+    if config.data:
+        return config
+    for candidate in (Path("work/img_align_celeba"), Path("work/img_align_celeba.zip")):
+        if candidate.exists():
+            return dataclasses.replace(config, data=str(candidate))
+    return dataclasses.replace(config, data="cartoon")

@@ -1,0 +1,94 @@
+import logging
+
+import paddle
+import pytest
+
+from dcgan import quiet
+from dcgan.device import Precision, choose_device, choose_precision
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Pretend that Paddle has CUDA, so many cards, and bfloat16 or not; note which device was set."""
+    chosen = []
+
+    def set_up(cuda=True, cards=1, bfloat16=True):
+        monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: cuda)
+        monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: cards)
+        monkeypatch.setattr(paddle.amp, "is_bfloat16_supported", lambda *_: bfloat16)
+        monkeypatch.setattr(paddle, "set_device", chosen.append)
+        return chosen
+
+    return set_up
+
+
+def test_auto_takes_a_visible_gpu(pretend):
+    chosen = pretend()
+    assert choose_device("auto") == "gpu:0" and chosen == ["gpu:0"]
+
+
+def test_auto_without_cuda_takes_the_cpu_silently(pretend, caplog):
+    pretend(cuda=False, cards=0)
+    assert choose_device("auto") == "cpu" and caplog.text == ""
+
+
+def test_a_cuda_build_without_a_card_falls_back_with_one_line(pretend, caplog):
+    pretend(cards=0)
+    assert choose_device("auto") == "cpu"
+    assert len(caplog.records) == 1 and "sees no GPU" in caplog.text
+
+
+def test_a_gpu_asked_for_by_name_must_be_there(pretend):
+    pretend(cards=0)
+    with pytest.raises(ValueError, match="'gpu:1' was asked for, but Paddle sees no GPU"):
+        choose_device("gpu:1")
+
+
+def test_unknown_device_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match="auto, cpu, gpu or gpu:N, received 'tpu'"):
+        choose_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("level", "dtype", "bfloat16", "expected"),
+    [
+        ("auto", "auto", True, Precision("O1", "bfloat16")),
+        ("auto", "auto", False, Precision("O1", "float16")),
+        ("O2", "float16", True, Precision("O2", "float16")),
+        ("O0", "auto", True, Precision("O0", "float32")),
+    ],
+)
+def test_precision_on_a_gpu(pretend, level, dtype, bfloat16, expected):
+    pretend(bfloat16=bfloat16)
+    assert choose_precision(level, dtype, "gpu:0") == expected
+
+
+def test_bfloat16_on_a_card_without_it_is_refused(pretend):
+    pretend(bfloat16=False)
+    with pytest.raises(ValueError, match="does not compute bfloat16. Use --amp-dtype float16"):
+        choose_precision("O1", "bfloat16", "gpu:0")
+
+
+def test_a_cpu_trains_in_float32_and_says_so_only_when_more_was_asked_for(caplog):
+    caplog.set_level(logging.WARNING)
+    assert choose_precision("auto", "auto", "cpu") == Precision("O0", "float32") and caplog.text == ""
+    assert choose_precision("O1", "auto", "cpu") == Precision("O0", "float32")
+    assert len(caplog.records) == 1 and "Paddle's CPU build ignores mixed precision" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("precision", "scaler"),
+    [(Precision("O1", "float16"), True), (Precision("O1", "bfloat16"), False), (Precision("O0", "float16"), False)],
+)
+def test_only_float16_needs_loss_scaling(precision, scaler):
+    assert precision.needs_scaler is scaler
+
+
+def test_all_cores_compute_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setattr(quiet, "_requested", None)
+    monkeypatch.setattr(quiet.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert quiet.thread_count() == 3
+    monkeypatch.setattr(quiet, "_requested", "5")
+    assert quiet.thread_count() == 5
+    monkeypatch.setattr(quiet, "_requested", "many")
+    assert quiet.thread_count() == 3

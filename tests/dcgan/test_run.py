@@ -1,0 +1,225 @@
+import dataclasses
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from dcgan import run as runs
+from dcgan.callbacks import read_records
+from dcgan.checkpoint import list_checkpoints, read_checkpoint
+from dcgan.errors import CheckpointError, TrainingError
+from dcgan.params import read_params
+
+TIMES = ("images_per_second", "elapsed_seconds", "remaining_seconds")
+
+
+@pytest.fixture
+def packed(work_folder, pictures):
+    """24 pictures as a packed .npy in the current folder."""
+    np.save("faces.npy", pictures)
+    return work_folder / "faces.npy"
+
+
+@pytest.fixture
+def config(tiny_config, packed):
+    return dataclasses.replace(
+        tiny_config, data=str(packed), epochs=3, log_every=1, sample_every=4, checkpoint_every=2, keep=2
+    )
+
+
+def weights(run):
+    groups = read_checkpoint(list_checkpoints(run / "checkpoints")[-1]).groups
+    return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+
+
+def numbers(run):
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_records(run / "metrics.jsonl")]
+
+
+def assert_same_run(one, other):
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not np.array_equal(a[name], b[name])] == []
+    assert numbers(one) == numbers(other)
+
+
+def test_a_run_folder_holds_everything_that_was_promised(config, work_folder):
+    result = runs.train(config, argv=["tools/train.py", "--data", "faces.npy"])
+    assert result.folder.name == "00000-faces" and result.global_step == 9 and result.signal is None
+    found = {str(p.relative_to(result.folder)) for p in result.folder.rglob("*") if p.is_file()}
+    assert {"config.json", "command.txt", "metrics.jsonl", "real.png", "loss.png", "generator.params"} <= found
+    assert {f"samples/step-{n:08d}.png" for n in (0, 4, 8, 9)} <= found
+    assert {p.name for p in list_checkpoints(result.folder / "checkpoints")} == {"step-00000008", "step-00000009"}
+    assert json.loads((result.folder / "config.json").read_text()) == config.to_json()
+    assert "--data faces.npy" in (result.folder / "command.txt").read_text()
+    assert [r["step"] for r in read_records(result.folder / "metrics.jsonl")] == list(range(1, 10))
+    assert all(not name.startswith(".") or name == ".lock" for name in os.listdir(result.folder))
+
+
+def test_generator_params_of_a_run_are_the_generator_that_draws(config):
+    result = runs.train(config)
+    ema = read_checkpoint(list_checkpoints(result.folder / "checkpoints")[-1]).groups["generator_ema"]
+    params = read_params(result.folder / "generator.params")
+    assert params.keys() == ema.keys() and all(np.array_equal(params[k], ema[k]) for k in ema)
+
+
+def test_real_png_shows_the_training_pictures_upright_in_rows(config, pictures):
+    result = runs.train(dataclasses.replace(config, steps=1))
+    shown = cv2.imread(str(result.folder / "real.png"))[:, :, ::-1]
+    for index, (row, column) in {0: (0, 0), 1: (0, 1), 5: (1, 0), 23: (4, 3)}.items():  # 24 pictures: 5 columns
+        top, left = 2 + row * 18, 2 + column * 18
+        assert np.array_equal(shown[top : top + 16, left : left + 16], pictures[index].transpose(1, 2, 0))
+
+
+def test_nothing_is_overwritten_each_run_has_a_number_of_its_own(config):
+    names = [runs.train(dataclasses.replace(config, steps=1)).folder.name for _ in range(2)]
+    assert names == ["00000-faces", "00001-faces"]
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 5, 7])
+def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits_and_the_same_metrics(config, stop):
+    straight = runs.train(config).folder
+    first = runs.train(dataclasses.replace(config, steps=stop)).folder
+    resumed = runs.train(config, runs.find_checkpoint(first))
+    assert resumed.folder == first and resumed.global_step == 9
+    assert_same_run(straight, first)
+
+
+def test_metrics_after_the_checkpoint_are_forgotten_on_resume(config):
+    straight = runs.train(config).folder
+    first = runs.train(dataclasses.replace(config, steps=4)).folder
+    with open(first / "metrics.jsonl", "a") as stream:  # as a killed process leaves it: later records, half a line
+        stream.write(json.dumps({"step": 5, "loss_d": 77.0}) + "\n" + '{"step": 6, "lo')
+    runs.train(config, runs.find_checkpoint(first))
+    assert numbers(straight) == numbers(first)
+
+
+def test_resume_finds_the_newest_run_a_run_or_one_checkpoint(config, work_folder):
+    older, newer = (runs.train(dataclasses.replace(config, steps=n)).folder for n in (2, 4))
+    assert runs.find_checkpoint("work/train").folder == newer / "checkpoints" / "step-00000004"
+    assert runs.find_checkpoint(older).folder == older / "checkpoints" / "step-00000002"
+    exact = newer / "checkpoints" / "step-00000002"
+    assert runs.find_checkpoint(exact).folder == exact
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        runs.find_checkpoint(work_folder / "elsewhere")
+
+
+def test_going_on_from_an_older_checkpoint_makes_a_new_run_and_keeps_the_old(config):
+    run = runs.train(dataclasses.replace(config, steps=4)).folder
+    before = sorted(p.name for p in (run / "checkpoints").iterdir())
+    result = runs.train(config, runs.find_checkpoint(run / "checkpoints" / "step-00000002"))
+    assert result.folder.name == "00001-faces"
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config, caplog):
+    straight = runs.train(config).folder
+    run = runs.train(dataclasses.replace(config, steps=4)).folder
+    with open(run / "checkpoints" / "step-00000004" / "generator.safetensors", "r+b") as stream:
+        stream.seek(300)
+        stream.write(b"\xff\x00\xff")
+    found = runs.find_checkpoint(run)
+    assert found.folder.name == "step-00000002"
+    assert "step-00000004/generator.safetensors was changed or damaged" in caplog.text
+    assert_same_run(straight, runs.train(config, found).folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"base_channels": 8}, {"loss": "hinge"}, {"lr": 1e-3}, {"seed": 1}, {"batch_size": 4}, {"flip": True}]
+)
+def test_resuming_with_other_settings_lists_them_and_stops(config, change):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    with pytest.raises(CheckpointError, match=f"other settings.*{next(iter(change))}: saved"):
+        runs.train(dataclasses.replace(config, **change), runs.find_checkpoint(run))
+
+
+def test_resuming_with_other_pictures_is_refused(config, pictures, packed):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    np.save(packed, pictures[::-1])
+    with pytest.raises(CheckpointError, match="data: saved"):
+        runs.train(config, runs.find_checkpoint(run))
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(config, caplog):
+    caplog.set_level("INFO")
+    run = runs.train(config).folder
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    result = runs.train(config, runs.find_checkpoint(run))
+    assert result.global_step == 9 and "Nothing left to do" in caplog.text
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_run_that_another_process_trains_is_refused(config):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    owner = runs.RunFolder(run).own()
+    with pytest.raises(TrainingError, match="is being trained by another process"):
+        runs.train(config, runs.find_checkpoint(run))
+    owner.lock.release()
+
+
+def test_leftovers_of_a_killed_save_are_cleared(config):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    torn = run / "checkpoints" / ".step-00000003.99.part"
+    torn.mkdir()
+    (torn / "generator.safetensors").write_bytes(b"half")
+    runs.train(config, runs.find_checkpoint(run))
+    assert not torn.exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(config):
+    with pytest.raises(ValueError, match="a batch of 128 needs at least 128 pictures, received 24"):
+        runs.train(dataclasses.replace(config, batch_size=128))
+
+
+def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(config, monkeypatch):
+    from dcgan.engine import AdversarialModel
+
+    original = AdversarialModel.generator_step
+
+    def poisoned(self, fake):
+        original(self, fake)
+        if self.global_step == 5:
+            self.scalars["loss_g"] = self.scalars["loss_g"] * float("nan")
+
+    monkeypatch.setattr(AdversarialModel, "generator_step", poisoned)
+    with pytest.raises(TrainingError, match=r"step 6: loss_g is not a finite number.*last good.*step-00000004"):
+        runs.train(config)
+    record = read_records("work/train/00000-faces/metrics.jsonl")[-1]
+    assert record["state"] == "NOT FINITE" and record["loss_g"] is None
+    with runs.RunFolder("work/train/00000-faces").lock.acquire(timeout=0):  # the lock was given back
+        pass
+
+
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(config, monkeypatch):
+    import dcgan.checkpoint as module
+
+    write = module.save_safetensors
+
+    def full(tensors, path):
+        if "step-00000006" in path:
+            raise OSError(28, "No space left on device", path)
+        write(tensors, path)
+
+    monkeypatch.setattr(module, "save_safetensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        runs.train(config)
+    kept = list_checkpoints("work/train/00000-faces/checkpoints")
+    assert kept[-1].name == "step-00000004" and read_checkpoint(kept[-1])
+
+
+def test_describe_writes_nothing(config, work_folder):
+    before = sorted(work_folder.rglob("*"))
+    facts = json.loads(runs.describe(config, runs.count_pictures(config)))
+    assert facts["pictures"] == 24 and facts["iterations"] == 9
+    assert facts["parameters"] == {"generator": 8 * 8 * 16 + 8 * 4 * 16 + 4 * 3 * 16 + 24, "discriminator": 848}
+    assert sorted(work_folder.rglob("*")) == before
+
+
+def test_default_data_is_celeba_where_it_lies_and_drawn_faces_elsewhere(tiny_config, work_folder):
+    assert runs.with_default_data(tiny_config).data == "cartoon"
+    (work_folder / "work").mkdir()
+    (work_folder / "work" / "img_align_celeba.zip").touch()
+    assert runs.with_default_data(tiny_config).data.endswith("img_align_celeba.zip")
+    assert runs.with_default_data(dataclasses.replace(tiny_config, data="x")).data == "x"

@@ -1,0 +1,159 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcgan.checkpoint import list_checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "--image-size 16 --base-channels 4 --latent-dim 8 --batch-size 8 --log-every 1 --device cpu".split()
+
+
+def train(*arguments, cwd, **options):
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture
+def faces(tmp_path, pictures):
+    np.save(tmp_path / "faces.npy", pictures)
+    return tmp_path / "faces.npy"
+
+
+def assert_one_line(answer, code, *words):
+    assert answer.returncode == code, answer.stderr
+    lines = answer.stderr.strip().splitlines()
+    assert "Traceback" not in answer.stderr
+    assert lines[-1].startswith("error: ") or code == 2
+    assert all(word in lines[-1] for word in words), lines[-1]
+
+
+def test_training_from_any_folder_prints_the_run_and_none_of_paddles_chatter(tmp_path, faces):
+    answer = train("--data", faces, "--epochs", 1, *TINY, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "work/train/00000-faces\n"
+    lines = answer.stderr.splitlines()
+    assert lines[0] == "Run folder: work/train/00000-faces"
+    assert [line.split("  ")[1] for line in lines[1:-1]] == ["step 1/3", "step 2/3", "step 3/3"]
+    assert lines[-1].startswith("done: 3 iterations.")
+
+
+def test_help_shows_every_default_and_two_examples_without_importing_paddle(tmp_path):
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "tools" / "train.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 0 and " paddle\n" not in answer.stderr
+    text = " ".join(answer.stdout.split())
+    assert "(default: 0.0002)" in text and "--image-size" in text and "(default: 64)" in text
+    assert text.count("python tools/train.py") >= 2
+
+
+def test_dry_run_prints_the_config_and_counts_and_writes_nothing(tmp_path, faces):
+    before = sorted(tmp_path.rglob("*"))
+    answer = train("--data", faces, "--dry-run", *TINY, cwd=tmp_path)
+    facts = json.loads(answer.stdout)
+    assert answer.returncode == 0 and facts["pictures"] == 24 and facts["config"]["image_size"] == 16
+    assert facts["parameters"]["discriminator"] == 848
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_data_it_says_that_faces_are_drawn_and_uses_the_quick_settings(tmp_path):
+    answer = train("--dry-run", cwd=tmp_path)
+    facts = json.loads(answer.stdout)
+    assert "training on drawn faces, with --preset quick" in answer.stderr
+    assert facts["config"]["data"] == "cartoon" and facts["config"]["base_channels"] == 32
+
+
+def test_the_tutorial_preset_is_the_tutorials_text(tmp_path, faces):
+    config = json.loads(train("--data", faces, "--preset", "tutorial", "--dry-run", cwd=tmp_path).stdout)["config"]
+    expected = {"epochs": 8, "batch_size": 128, "d_steps": 1, "g_steps": 2, "lr": 2e-4, "beta1": 0.5, "ema": 0.0}
+    assert {name: config[name] for name in expected} == expected
+
+
+def test_config_of_a_run_is_taken_and_explicit_flags_win(tmp_path, faces):
+    train("--data", faces, "--steps", 1, *TINY, cwd=tmp_path)
+    answer = train("--config", "work/train/00000-faces", "--lr", "0.001", "--dry-run", cwd=tmp_path)
+    config = json.loads(answer.stdout)["config"]
+    assert config["lr"] == 0.001 and config["base_channels"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--data", "nowhere"], 1, ["nowhere"]),
+        (["--data", "empty"], 1, ["empty"]),
+        (["--data", "faces.npy", "--batch-size", "128", "--image-size", "16"], 1, ["batch of 128", "received 24"]),
+        (["--data", "faces.npy", "--image-size", "48"], 1, ["power of two", "48"]),
+        (["--data", "faces.npy", "--image-size", "32"], 1, ["16", "32"]),
+        (["--data", "faces.npy", "--no-such-flag"], 2, ["--no-such-flag"]),
+        (["--data", "faces.npy", "--preset", "nonesuch"], 2, ["nonesuch"]),
+        (["--data", "faces.npy", "--config", "missing.json"], 1, ["missing.json"]),
+        (["--data", "faces.npy", "--config", "typo.json"], 1, ["'epoch'", "did you mean 'epochs'"]),
+        (["--resume", "nowhere"], 1, ["nothing to resume", "nowhere"]),
+        (["--resume"], 1, ["nothing to resume"]),
+        (["--data", "faces.npy", "--image-size", "16", "--batch-size", "8", "--out", "faces.npy"], 1, ["faces.npy"]),
+        (["--data", "faces.npy", "--image-size", "16", "--batch-size", "8", "--device", "gpu"], 1, ["no GPU"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_wrong_use_gives_one_clear_line_and_a_non_zero_exit(tmp_path, faces, arguments, code, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "typo.json").write_text('{"epoch": 3}')
+    assert_one_line(train(*arguments, cwd=tmp_path), code, *words)
+
+
+@pytest.mark.parametrize("largest_file_bytes", [200, 4000])
+def test_a_write_that_fails_gives_one_clear_line_and_leaves_no_half_file(tmp_path, faces, largest_file_bytes):
+    resource = pytest.importorskip("resource", reason="needs POSIX file size limits")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
+
+    answer = train("--data", faces, "--steps", 2, *TINY, cwd=tmp_path, preexec_fn=limit)
+    assert_one_line(answer, 1, "File too large")
+    left = [p.name for p in (tmp_path / "work").rglob("*") if p.is_file()]
+    assert not [name for name in left if name.endswith(".part")]
+    assert list_checkpoints(tmp_path / "work" / "train" / "00000-faces" / "checkpoints") == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(tmp_path, faces, number, code):
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--data", str(faces), "--epochs", "100000", *TINY]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if "step 5/" in line:
+                break
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    run = tmp_path / "work" / "train" / "00000-faces"
+    saved = list_checkpoints(run / "checkpoints")
+    assert process.returncode == code
+    assert f"stopped at step {int(saved[-1].name[5:])}, saved. Go on with: --resume work/train/00000-faces" in stderr
+    resumed = train("--resume", "--steps", int(saved[-1].name[5:]) + 2, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_a_second_signal_ends_at_once(tmp_path, faces):
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import os, signal, time, types\n"
+        "from dcgan.callbacks import SignalStop\n"
+        "stop = SignalStop(); stop.set_model(types.SimpleNamespace(stop_training=False)); stop.on_train_begin()\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1)\n"
+        "assert stop.model.stop_training and stop.received == signal.SIGTERM\n"
+        "print('alive', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5); print('still alive')\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert answer.stdout == "alive\n" and answer.returncode == -signal.SIGTERM

@@ -1,0 +1,62 @@
+"""What all tools share: errors become one line and an exit code, log messages go to stderr.
+
+Exit codes: 0 done; 1 the work failed; 2 wrong usage (argparse's own); 128 + N ended by signal N (130 for Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from dcgan.errors import ProjectError
+
+EXPECTED = (ProjectError, ValueError, OSError)
+
+
+def add_log_level(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="what is told on stderr; debug adds the traceback to an error (default: info)",
+    )
+
+
+def start_logging(level: str) -> None:
+    """Messages of this project as plain lines on stderr, at `level` and above."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    for name in ("dcgan", "export", "deploy", "tools"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:
+    """Call `main(argv)` and end the process: its return value, or 0, is the exit code.
+
+    An error that a user can cause is printed as one line and exits with 1; a bug keeps its traceback.
+    """
+    try:
+        code = main(argv) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `... | head`: the reader has left, there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except EXPECTED as error:
+        if logging.getLogger("dcgan").isEnabledFor(logging.DEBUG):
+            logging.getLogger("dcgan").debug("", exc_info=True)
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: a system error says what happened to which file."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return " ".join(str(error).split()) or type(error).__name__

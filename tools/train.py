@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Train a DCGAN and leave a run folder with sample grids, loss curves, checkpoints and generator.params.
+
+examples:
+  python tools/train.py                                    drawn faces, about ten minutes on two CPU cores, no download
+  python tools/train.py --data img_align_celeba.zip        CelebA, read from the archive as it is
+  python tools/train.py --data photos/ --image-size 32 --epochs 50
+  python tools/train.py --resume                           go on with the newest run
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dcgan.config import PRESETS, TrainConfig, preset, read_config
+from dcgan.errors import ProjectError
+from tools.console import add_log_level, run, start_logging
+
+NO_DATA = """No --data given, and no work/img_align_celeba(.zip): training on drawn faces, with --preset quick.
+For CelebA get img_align_celeba.zip from mmlab.ie.cuhk.edu.hk/projects/CelebA.html and give its path to --data."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """One flag per TrainConfig field, grouped; default and help text come from the field."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog=__doc__.split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainConfig):
+        name = field.metadata["group"]
+        group = groups.setdefault(name, parser.add_argument_group(name))
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "choices": field.metadata["choices"]}
+        if isinstance(field.default, bool):
+            options = {"default": argparse.SUPPRESS, "action": argparse.BooleanOptionalAction}
+        else:
+            options["type"] = type(field.default)
+            options["metavar"] = None if options["choices"] else field.name.upper()
+        shown = field.default if field.default != "" else "empty"
+        help_text = f"{field.metadata['help']} (default: {shown})".replace("%", "%%")
+        group.add_argument("--" + field.name.replace("_", "-"), dest=field.name, help=help_text, **options)
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="a named set of settings; explicit flags win")
+    parser.add_argument("--config", help="config.json of a run, or its folder; explicit flags win")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="go on with a run or from a checkpoint; without PATH: the newest run under --out",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, write nothing")
+    add_log_level(parser)
+    return parser
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    arguments = vars(build_parser().parse_args(argv))
+    explicit = {f.name: arguments[f.name] for f in dataclasses.fields(TrainConfig) if f.name in arguments}
+    start_logging(arguments["log_level"])
+
+    from dcgan.quiet import import_paddle
+
+    import_paddle()
+    from dcgan import run as runs
+
+    if arguments["resume"] is not None:
+        if arguments["preset"] or arguments["config"]:
+            raise ProjectError("--resume takes its settings from the run: leave out --preset and --config")
+        found = runs.find_checkpoint(arguments["resume"] or explicit.get("out", TrainConfig.out))
+        config = dataclasses.replace(runs.saved_config(found), **explicit)
+    else:
+        found = None
+        config = _new_config(arguments, explicit, runs)
+    if arguments["dry_run"]:
+        print(runs.describe(config.validate(), runs.count_pictures(config)))
+        return 0
+    result = runs.train(config, found, sys.argv)
+    return _report(result)
+
+
+def _new_config(arguments: dict, explicit: dict, runs: Any) -> TrainConfig:
+    """Settings of a new run: defaults, then preset, then --config, then explicit flags."""
+    saved = read_config(arguments["config"]) if arguments["config"] else {}
+    asked = runs.with_default_data(TrainConfig.from_mapping({**saved, **explicit}))
+    name = arguments["preset"]
+    if asked.data == "cartoon" and not explicit.get("data") and not saved.get("data"):
+        print(NO_DATA, file=sys.stderr)
+        name = name or "quick"
+    settings = {**preset(name or "default"), **saved, **explicit, "data": asked.data}
+    return TrainConfig.from_mapping(settings)
+
+
+def _report(result: Any) -> int:
+    """Say where everything is and how to go on; the last line on stdout is the run folder."""
+    if result.signal:
+        print(f"stopped at step {result.global_step}, saved. Go on with: --resume {result.folder}", file=sys.stderr)
+        return 128 + result.signal
+    print(f"done: {result.global_step} iterations. Next: python tools/export.py --format onnx", file=sys.stderr)
+    print(result.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
