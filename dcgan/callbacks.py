@@ -19,9 +19,10 @@ from typing import IO, Any
 import numpy as np
 from paddle.callbacks import Callback, ProgBarLogger
 
-from .checkpoint import folder_name, list_checkpoints, remove_checkpoint
+from .checkpoint import folder_name, list_checkpoints, read_state, remove_checkpoint
 from .engine import read_scalars, tensors_of
-from .errors import TrainingError
+from .errors import CheckpointError, CollapseError, TrainingError
+from .evaluate import sliced_wasserstein
 from .files import PathLike, atomic_write
 from .images import grid, to_uint8, with_title, write_png
 from .params import write_params
@@ -58,12 +59,15 @@ class Recorder(Callback):
     """Every `every` iterations: one read of the device, one record, handed to each sink in turn.
 
     A record holds step, epoch (counted from 1), loss_d, loss_g, score_real = mean D(x), score_fake = mean D(G(z)),
-    gradient norms of both networks, spread (see SampleGrid), pictures per second, elapsed and remaining seconds.
+    gradient norms of both networks, pictures per second, elapsed and remaining seconds, and what `measures`, functions
+    by name, return.
     """
 
-    def __init__(self, every: int, last_step: int, sinks: Iterable[Sink], samples: SampleGrid | None = None):
+    def __init__(
+        self, every: int, last_step: int, sinks: Iterable[Sink], measures: Mapping[str, Callable[[], Any]] | None = None
+    ):
         super().__init__()
-        self._every, self._last_step, self._sinks, self._samples = every, last_step, list(sinks), samples
+        self._every, self._last_step, self._sinks, self._measures = every, last_step, list(sinks), measures or {}
         self._pictures, self._since = 0, time.monotonic()
         self._started, self._first_step = self._since, 0
 
@@ -88,7 +92,7 @@ class Recorder(Callback):
             "step": model.global_step,
             "epoch": model.epoch + 1,
             **{name: values[name] for name in sorted(values)},
-            "spread": self._samples.spread if self._samples else None,
+            **{name: measure() for name, measure in self._measures.items()},
             "images_per_second": round(self._pictures / max(now - self._since, 1e-9), 1),
             "elapsed_seconds": round(now - self._started, 1),
             "remaining_seconds": round((now - self._started) / done * (self._last_step - model.global_step), 1),
@@ -239,17 +243,41 @@ class ParamsSaver(Callback):
         self._path = Path(path)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        write_params(self._path, tensors_of(self.model.network))
+        write_params(self._path, tensors_of(self.model.drawing_network()))
+
+
+class QualityMeter(Callback):
+    """Every `every` iterations: how far 500 pictures of fixed seeds are from 500 training pictures.
+
+    `distance` is the latest figure (see dcgan.evaluate.sliced_wasserstein), None before the first. A resumed run hands
+    over the value it had. Costs a second or two of a CPU each time.
+    """
+
+    COUNT = 500
+
+    def __init__(self, every: int, images_uint8: np.ndarray, distance: float | None = None):
+        super().__init__()
+        self._every = every
+        self._real = np.asarray(images_uint8[: self.COUNT])
+        self.distance = distance
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self._every and self.model.global_step % self._every == 0:
+            fake = to_uint8(self.model.generate(range(len(self._real))))
+            self.distance = sliced_wasserstein(self._real, fake)["mean"]
 
 
 class CheckpointSaver(Callback):
-    """A checkpoint every `every` iterations and at the end; the newest `keep` stay, and those in `protected`."""
+    """A checkpoint every `every` iterations and at the end.
+
+    Kept are the newest `keep`, the newest whose run was healthy, and the best by the run's own measure (the smallest
+    `distance` in its `extra`).
+    """
 
     def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
         super().__init__()
         self._every, self._folder, self._keep, self._extra = every, Path(folder), keep, extra
-        self.saved_step = -1
-        self.protected: set[Path] = set()
+        self._saved_step = -1
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
         if self.model.global_step % self._every == 0:
@@ -258,16 +286,34 @@ class CheckpointSaver(Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         self.save()
 
-    def save(self) -> Path:
-        """Write a checkpoint of this moment, unless it is there, then delete what is beyond `keep`."""
-        path = self._folder / folder_name(self.model.global_step)
-        if self.saved_step != self.model.global_step:
-            self.model.save(path, extra=self._extra())
-            self.saved_step = self.model.global_step
-        others = [old for old in list_checkpoints(self._folder) if old not in self.protected]
-        for old in others[: -self._keep]:
-            remove_checkpoint(old)
-        return path
+    def save(self) -> None:
+        """Write a checkpoint of this moment, unless it is there, then delete those that are not to be kept."""
+        if self._saved_step != self.model.global_step:
+            self.model.save(self._folder / folder_name(self.model.global_step), extra=self._extra())
+            self._saved_step = self.model.global_step
+        saved = list_checkpoints(self._folder)
+        kept = {*saved[-self._keep :], last_healthy(saved), best(saved)}
+        for path in saved:
+            if path not in kept:
+                remove_checkpoint(path)
+
+
+def last_healthy(checkpoints: Sequence[Path]) -> Path | None:
+    """The newest checkpoint that was saved while the watchdog's state was OK."""
+    return next((path for path in reversed(checkpoints) if _extra_of(path).get("state") == "OK"), None)
+
+
+def best(checkpoints: Sequence[Path]) -> Path | None:
+    """The checkpoint with the smallest distance to the training pictures; the earlier of two equals."""
+    measured = [(extra["distance"], path) for path in checkpoints if (extra := _extra_of(path)).get("distance")]
+    return min(measured)[1] if measured else None
+
+
+def _extra_of(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return read_state(checkpoint)["extra"]
+    except (CheckpointError, KeyError):
+        return {}
 
 
 class Watchdog:
@@ -282,8 +328,8 @@ class Watchdog:
     WARM_UP_STEPS = 200  # an untrained generator draws one grey picture for every seed
     WINNING_RECORDS = 20  # so many records in a row with D all but certain
 
-    def __init__(self, real_spread: float, records: Sequence[Record]):
-        self._real_spread, self._records = real_spread, records
+    def __init__(self, real_spread: float, records: Sequence[Record], on_collapse: str = "warn"):
+        self._real_spread, self._records, self._on_collapse = real_spread, records, on_collapse
 
     def __call__(self, record: Record) -> None:
         record["state"], record["reason"] = self._judge(record)
@@ -294,15 +340,18 @@ class Watchdog:
             log.warning("%sstep %d is %s%s", line_break, record["step"], record["state"], reason)
 
     def act(self, record: Record) -> None:
-        """Raise TrainingError if the record's numbers are not finite: from here on nothing good can come."""
+        """Raise TrainingError if a number is not finite, CollapseError if the run collapsed and is not to go on."""
+        said = f"training stopped at step {record['step']}: {record['reason']}."
         if record["state"] == "NOT FINITE":
-            raise TrainingError(f"training stopped at step {record['step']}: {record['reason']}.")
+            raise TrainingError(said)
+        if record["state"] == "COLLAPSED" and self._on_collapse != "warn":
+            raise CollapseError(said)
 
     def _judge(self, record: Record) -> tuple[str, str]:
         wrong = [k for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)]
         if wrong:
             return "NOT FINITE", f"{', '.join(wrong)} is not a finite number"
-        share = (record["spread"] or 0.0) / self._real_spread if self._real_spread else 1.0
+        share = (record.get("spread") or 0.0) / self._real_spread if self._real_spread else 1.0
         if record["step"] >= self.WARM_UP_STEPS and share < self.WARN_SPREAD:
             state = "COLLAPSED" if share < self.COLLAPSED_SPREAD else "WARN"
             return state, f"100 seeds differ only {share:.0%} as much as the training pictures do"

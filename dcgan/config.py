@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -55,6 +56,10 @@ class TrainConfig:
     ema: float = _setting(
         0.999, "optimisation", "decay per iteration of the averaged generator that draws and is exported; 0: none"
     )
+    instance_noise: float = _setting(
+        0.0, "optimisation", "deviation of the noise on what the discriminator sees, at the start; pixels are -1 .. 1"
+    )
+    noise_steps: int = _setting(1000, "optimisation", "iterations over which --instance-noise fades to none")
     amp: str = _setting(
         "auto", "optimisation", "mixed precision; auto: O1 on a GPU, O0 on a CPU", ("auto", "O0", "O1", "O2")
     )
@@ -68,10 +73,20 @@ class TrainConfig:
     log_every: int = _setting(10, "output", "iterations between two log lines")
     sample_every: int = _setting(100, "output", "iterations between two sample grids")
     checkpoint_every: int = _setting(500, "output", "iterations between two checkpoints; one more is kept at the end")
-    keep: int = _setting(3, "output", "newest checkpoints kept")
+    keep: int = _setting(3, "output", "newest checkpoints kept, besides the best and the last healthy one")
+    evaluate_every: int = _setting(
+        500, "output", "iterations between two measurements of the pictures (sliced Wasserstein distance); 0: none"
+    )
+    on_collapse: str = _setting(
+        "warn",
+        "output",
+        "when all faces become one: warn, stop, or rollback to the last healthy checkpoint with fresh randomness",
+        ("warn", "stop", "rollback"),
+    )
 
     def validate(self) -> TrainConfig:
-        """This config, unchanged. Raises ValueError naming every setting that is out of range."""
+        """This config, unchanged. Raises ValueError naming every setting that is out of range or of another type."""
+        self.from_mapping(self.to_json())  # types first: ranges compare numbers
         problems = [*_range_problems(self), *_choice_problems(self)]
         size = self.image_size
         if not 16 <= size <= 256 or size & (size - 1):
@@ -111,12 +126,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The tutorial's text: 8 epochs, the generator learns twice per iteration, and nothing that it does not have.
     "tutorial": {"epochs": 8, "batch_size": 128, "d_steps": 1, "g_steps": 2, "ema": 0.0},
     # Sized for about ten minutes on two CPU cores with drawn faces.
-    "quick": {"base_channels": 32, "batch_size": 32, "epochs": 8, "ema": 0.99},
+    "quick": {
+        "base_channels": 32,
+        "batch_size": 32,
+        "epochs": 9,
+        "ema": 0.99,
+        "instance_noise": 0.2,
+        "noise_steps": 1500,
+    },
 }
 
 # Settings that may differ between a checkpoint and the run that continues it.
 CHANGEABLE = frozenset(
-    "epochs steps device amp amp_dtype workers out log_every sample_every checkpoint_every keep".split()
+    "epochs steps device amp amp_dtype workers out log_every sample_every checkpoint_every keep on_collapse".split()
 )
 
 
@@ -135,7 +157,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no config at {path}: give a run folder or its config.json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold one JSON object of settings, received a {type(values).__name__}")
@@ -165,11 +187,14 @@ _RANGES = {
     "d_steps": (1, 1000),
     "g_steps": (1, 1000),
     "ema": (0.0, 0.999999),
+    "instance_noise": (0.0, 10.0),
+    "noise_steps": (1, 10**9),
     "seed": (0, MAX_SEED),
     "log_every": (1, 10**9),
     "sample_every": (1, 10**9),
     "checkpoint_every": (1, 10**9),
     "keep": (1, 10**9),
+    "evaluate_every": (0, 10**9),
 }
 
 
@@ -192,7 +217,7 @@ def _choice_problems(config: TrainConfig) -> list[str]:
 def _fits(value: Any, expected: type) -> bool:
     """Whether a JSON value may stand for a field of this type: whole numbers pass as floats, bools not as numbers."""
     if expected is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
     if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, expected)

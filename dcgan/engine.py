@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ from .files import PathLike
 from .losses import OBJECTIVES, Objective
 
 FLOAT32 = Precision("O0", "float32")
-_TRAINING_LATENTS = 3  # which stream of the run's seed the training latents come from
+_TRAINING_LATENTS, _TRAINING_NOISE = 3, 4  # which streams of the run's seed training draws from
+_STATISTICS_BATCHES, _STATISTICS_BATCH_SIZE = 4, 64  # latents that the averaged generator's BatchNorm is measured on
 
 
 class AdversarialModel(paddle.Model):
@@ -64,9 +65,11 @@ class AdversarialModel(paddle.Model):
         self.generator_optimizer = self.discriminator_optimizer = None
         self.losses: Objective = OBJECTIVES["bce"]
         self.d_steps = self.g_steps = 1
+        self.augment: Callable[[paddle.Tensor, int], paddle.Tensor] | None = None
         self.scalars: dict[str, paddle.Tensor] = {}
         self._scalers: dict[str, paddle.amp.GradScaler] = {}
         self._draws = 0
+        self._statistics_are_stale = ema_decay > 0
 
     # ---- preparing ------------------------------------------------------------------------------------------------
 
@@ -78,16 +81,19 @@ class AdversarialModel(paddle.Model):
         d_steps: int = 1,
         g_steps: int = 1,
         precision: Precision = FLOAT32,
+        augment: Callable[[paddle.Tensor, int], paddle.Tensor] | None = None,
     ) -> None:
         """Say how the networks learn. Without optimizers the model can only draw.
 
         Args: losses - see dcgan.losses.  d_steps - discriminator steps per iteration; an iteration takes d_steps
               batches, handed over as one.  g_steps - generator steps per iteration.  precision - see dcgan.device.
+              augment - what the discriminator sees of (images, iteration), see dcgan.augment.
         """
         names = ("loss_d", "loss_g", "score_real", "score_fake")
         super().prepare(None, None, [Scalar(name, self) for name in names], None)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.losses, self.d_steps, self.g_steps, self.precision = losses, d_steps, g_steps, precision
+        self.augment = augment
         if precision.level == "O2":
             paddle.amp.decorate(
                 models=[self.generator, self.discriminator],
@@ -126,6 +132,7 @@ class AdversarialModel(paddle.Model):
         self.generator.train()
         self.discriminator.train()
         self._draws = 0
+        paddle.seed(key(self.seed, _TRAINING_NOISE, self.global_step))  # whatever is drawn below has no history
         size = real.shape[0] // self.d_steps
         for i in range(self.d_steps):
             batch = real[i * size : (i + 1) * size]
@@ -142,9 +149,7 @@ class AdversarialModel(paddle.Model):
 
     def discriminator_step(self, real: paddle.Tensor, fake: paddle.Tensor) -> None:
         """Move the discriminator towards calling `real` real and `fake` fake; both [N, C, H, W], detached."""
-        with self._autocast():
-            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
-        real_logits, fake_logits = real_logits.astype("float32"), fake_logits.astype("float32")
+        real_logits, fake_logits = self._judge(real), self._judge(fake)
         loss = self.losses.discriminator(real_logits, fake_logits)
         self._descend("discriminator", loss)  # one backward over the sum: also what data parallel needs
         self.scalars["loss_d"] = loss.detach()
@@ -154,11 +159,16 @@ class AdversarialModel(paddle.Model):
     def generator_step(self, fake: paddle.Tensor) -> None:
         """Move the generator towards pictures that the discriminator calls real; `fake` [N, C, H, W] with its graph."""
         with frozen(self.discriminator):
-            with self._autocast():
-                logits = self.discriminator(fake)
-            loss = self.losses.generator(logits.astype("float32"))
+            loss = self.losses.generator(self._judge(fake))
             self._descend("generator", loss)
         self.scalars["loss_g"] = loss.detach()
+
+    def _judge(self, images: paddle.Tensor) -> paddle.Tensor:
+        """The discriminator's logits in float32, of images as the augmentation shows them."""
+        if self.augment is not None:
+            images = self.augment(images, self.global_step)
+        with self._autocast():
+            return self.discriminator(images).astype("float32")
 
     def _descend(self, name: str, loss: paddle.Tensor) -> None:
         optimizer, scaler = self._optimizers()[name], self._scalers.get(name)
@@ -194,16 +204,39 @@ class AdversarialModel(paddle.Model):
 
     @paddle.no_grad()
     def _update_average(self) -> None:
-        """Exponential moving average of the generator, its BatchNorm statistics included (Karras et al. 2018, sec. 4).
+        """Exponential moving average of the generator's weights (Karras et al. 2018, sec. 4).
 
         The decay ramps up as (1 + step) / (10 + step), so that the first weights, which are noise, are soon forgotten.
         """
         if self.network is self.generator:
             return
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
-        live = self.generator.state_dict()
-        for name, average in self.network.state_dict().items():
-            average.lerp_(live[name].astype(average.dtype), paddle.to_tensor(1 - decay, average.dtype))
+        for average, live in zip(self.network.parameters(), self.generator.parameters()):
+            if not live.stop_gradient:  # Paddle counts BatchNorm's running statistics among the parameters
+                average.lerp_(live.astype(average.dtype), paddle.to_tensor(1 - decay, average.dtype))
+        self._statistics_are_stale = True
+
+    @paddle.no_grad()
+    def _measure_statistics(self) -> None:
+        """Give the averaged generator's BatchNorm layers the statistics of its own weights, on fixed latents.
+
+        Averaged weights have activations that no average of the statistics describes: pictures would come out pale.
+        A function of the weights alone, so a resumed run has the same.
+        """
+        if self.network is self.generator or not self._statistics_are_stale:
+            return
+        layers = [layer for layer in self.network.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+        kept_shares = [layer._momentum for layer in layers]
+        self.network.train()
+        for batch in range(_STATISTICS_BATCHES):
+            for layer in layers:
+                layer._momentum = batch / (batch + 1)  # a running mean over the batches; Paddle's is the share kept
+            seeds = np.arange(_STATISTICS_BATCH_SIZE) + batch * _STATISTICS_BATCH_SIZE
+            self.network(paddle.to_tensor(self._latents(seeds)))
+        self.network.eval()
+        for layer, share in zip(layers, kept_shares):
+            layer._momentum = share
+        self._statistics_are_stale = False
 
     def _checked_images(self, inputs: Any) -> paddle.Tensor:
         """The one field of a batch as a tensor. Raises ValueError naming both shapes when it does not fit the spec."""
@@ -248,9 +281,20 @@ class AdversarialModel(paddle.Model):
         A seed is the same picture whatever its neighbours (see deploy.latents). A whole number counts as one seed.
         """
         z = self._latents(np.atleast_1d(np.asarray(seeds)))
-        with evaluating(self.network), paddle.no_grad():
-            parts = [self.network(paddle.to_tensor(z[i : i + batch_size])) for i in range(0, len(z), batch_size)]
+        network = self.drawing_network()
+        with evaluating(network), paddle.no_grad():
+            parts = [network(paddle.to_tensor(z[i : i + batch_size])) for i in range(0, len(z), batch_size)]
             return np.concatenate([part.astype("float32").numpy() for part in parts])
+
+    def predict_batch(self, inputs: Any) -> list:
+        """As `generate`, from latents instead of seeds: a list of one array."""
+        self.drawing_network()
+        return super().predict_batch(inputs)
+
+    def drawing_network(self) -> nn.Layer:
+        """`network`, its BatchNorm statistics brought up to date: what draws, and what is saved and exported."""
+        self._measure_statistics()
+        return self.network
 
     def summary(self, input_size: Any = None, dtype: Any = None) -> dict[str, Any]:
         """Print the layers of both networks for a batch of one; return their summed parameter counts."""
@@ -271,6 +315,7 @@ class AdversarialModel(paddle.Model):
 
         `extra` is kept under "extra" in `state.json`. See dcgan.checkpoint for the format and its errors.
         """
+        self._measure_statistics()
         if not training:
             with evaluating(self.network):
                 super().save(str(path), training=False)
@@ -314,6 +359,7 @@ class AdversarialModel(paddle.Model):
                 scaler.load_state_dict(_scaler_tensors(state["scalers"][name]))
         self.epoch, self.epoch_step = int(state["epoch"]), int(state["epoch_step"])
         self.global_step, self.seed = int(state["global_step"]), int(state["seed"])
+        self._statistics_are_stale = True
         return dict(state["extra"])
 
     def gradient_norms(self) -> dict[str, paddle.Tensor]:

@@ -17,6 +17,10 @@ class TrainingError(ProjectError):
     """Training stopped by itself: a loss or a gradient is not finite, or the generator has collapsed."""
 
 
+class CollapseError(TrainingError):
+    """The generator draws nearly the same picture for every seed."""
+
+
 class ExportError(ProjectError):
     """A model could not be exported; what was exported before is untouched."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle.static import InputSpec
 
+from .augment import InstanceNoise
 from .config import TrainConfig
 from .device import choose_device, choose_precision
 from .engine import AdversarialModel
@@ -44,6 +45,7 @@ class DCGAN(AdversarialModel):
             losses=objective(config.loss),
             d_steps=config.d_steps,
             g_steps=config.g_steps,
+            augment=InstanceNoise(config.instance_noise, config.noise_steps) if config.instance_noise else None,
             precision=choose_precision(config.amp, config.amp_dtype, device),
         )
 

@@ -23,7 +23,8 @@ def import_paddle() -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*ccache.*")
-            import paddle  # noqa: F401
+            import paddle
+        paddle.disable_signal_handler()  # it prints a C++ stack for SIGTERM; signals are Python's business
     finally:
         os.environ.pop(_OMP, None)
         if before is not None:

@@ -20,6 +20,8 @@ import numpy as np
 import paddle
 from filelock import FileLock, Timeout
 
+from deploy.latents import key
+
 from . import checkpoint
 from .callbacks import (
     CheckpointSaver,
@@ -28,18 +30,20 @@ from .callbacks import (
     NoProgressBar,
     ParamsSaver,
     ProgressLine,
+    QualityMeter,
     Recorder,
     SampleGrid,
     SignalStop,
     StopAt,
     Watchdog,
+    last_healthy,
     spread_of,
 )
 from .config import TrainConfig, differences
 from .data.loader import BatchLoader
 from .data.prepare import PackedData, cached_packed, open_packed
 from .data.sources import open_source
-from .errors import CheckpointError, TrainingError
+from .errors import CheckpointError, CollapseError, TrainingError
 from .files import PathLike, atomic_write, write_json
 from .images import grid, write_png
 from .model import DCGAN
@@ -48,6 +52,7 @@ from .networks import parameter_count
 log = logging.getLogger(__name__)
 
 DATA_CACHE = Path("work/data")
+MAX_ROLLBACKS = 3  # a recipe that collapses so often will collapse again
 
 
 class Result(NamedTuple):
@@ -123,10 +128,42 @@ def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv
             return Result(folder.path, model.global_step, None)
         _write_records(folder, config, data, argv)
         log.info("Run folder: %s", folder.path)
-        stopper = _fit(model, loader, folder, config, data, last_step, state)
+        loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
+        stopper = _train_to_the_end(model, loader, folder, config, data, last_step, state)
         return Result(folder.path, model.global_step, stopper.received)
     finally:
         folder.lock.release()
+
+
+def _train_to_the_end(
+    model: DCGAN,
+    loader: BatchLoader,
+    folder: RunFolder,
+    config: TrainConfig,
+    data: PackedData,
+    last_step: int,
+    state: dict[str, Any],
+) -> SignalStop:
+    """Fit; where the run collapses and `on_collapse` is rollback, go back and on with fresh randomness.
+
+    `state` is what the checkpoint that was loaded says beyond the model (see `_fit`), empty at the start of a run.
+    """
+    while True:
+        try:
+            return _fit(model, loader, folder, config, data, last_step, state)
+        except CollapseError as error:
+            healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
+            rollbacks = state.get("rollbacks", 0) + 1
+            if config.on_collapse != "rollback" or healthy is None or rollbacks > MAX_ROLLBACKS:
+                raise TrainingError(f"{error} {_last_good(folder)}") from None
+            log.warning("%s Going back to %s, attempt %d of %d.", error, healthy, rollbacks, MAX_ROLLBACKS)
+            for path in checkpoint.list_checkpoints(folder.checkpoints):
+                if path.name > healthy.name:
+                    checkpoint.remove_checkpoint(path)
+            state = {**model.load(healthy), "rollbacks": rollbacks}
+            model.seed = loader.seed = key(config.seed, rollbacks)
+        except TrainingError as error:
+            raise TrainingError(f"{error} {_last_good(folder)}") from None
 
 
 def _fit(
@@ -138,33 +175,37 @@ def _fit(
     last_step: int,
     state: dict[str, Any],
 ) -> SignalStop:
-    """Train with everything that watches it. The order of the callbacks matters: grid, record, plot, checkpoint."""
+    """Train with everything that watches it. The order of the callbacks matters: measure, record, plot, save."""
     history = History(folder.metrics, model.global_step)
-    watchdog = Watchdog(spread_of(data.images), history.records)
+    watchdog = Watchdog(spread_of(data.images), history.records, config.on_collapse)
     samples = SampleGrid(config.sample_every, last_step, folder.samples, state.get("spread"))
-    saver = CheckpointSaver(
-        config.checkpoint_every,
-        folder.checkpoints,
-        config.keep,
-        extra=lambda: {"config": config.to_json(), "data": _identity(data), "spread": samples.spread},
-    )
+    meter = QualityMeter(config.evaluate_every, data.images, state.get("distance"))
+    measures = {"spread": lambda: samples.spread, "distance": lambda: meter.distance}
+
+    def extra() -> dict[str, Any]:
+        return {
+            "config": config.to_json(),
+            "data": _identity(data),
+            "state": history.records[-1]["state"] if history.records else "OK",
+            "rollbacks": state.get("rollbacks", 0),
+            **{name: measure() for name, measure in measures.items()},
+        }
+
     stopper = SignalStop()
     sinks = [watchdog, history, ProgressLine(config.epochs, last_step), watchdog.act]
     callbacks = [
         NoProgressBar(),
         stopper,
         samples,
-        Recorder(config.log_every, last_step, sinks, samples),
+        meter,
+        Recorder(config.log_every, last_step, sinks, measures),
         LossPlot(config.sample_every, history.records, folder.loss_plot),
-        saver,
+        CheckpointSaver(config.checkpoint_every, folder.checkpoints, config.keep, extra),
         ParamsSaver(folder.params),
         StopAt(last_step),
     ]
-    epochs = math.ceil(last_step / len(loader)) - model.epoch
     try:
-        model.fit(loader, epochs=epochs, verbose=0, callbacks=callbacks)
-    except TrainingError as error:
-        raise TrainingError(f"{error} {_last_good(folder)}") from None
+        model.fit(loader, epochs=math.ceil(last_step / len(loader)) - model.epoch, verbose=0, callbacks=callbacks)
     finally:
         stopper.restore()
     return stopper

@@ -21,7 +21,7 @@ def equal(a, b):
 
 def everything(model):
     """All that a run is made of, as arrays by name."""
-    found = {}
+    found = {"picture": model.generate(0)}  # drawing brings the averaged generator's statistics up to date
     for name, network in model._networks().items():
         found.update({f"{name}/{k}": v for k, v in tensors_of(network).items()})
     for name, optimizer in model._optimizers().items():
@@ -206,6 +206,41 @@ def test_average_generator_follows_the_ramped_decay(tiny_config, pictures):
     np.testing.assert_allclose(tensors_of(model.network)["conv_1.weight"], average, atol=1e-7)
 
 
+def test_statistics_of_the_average_generator_are_those_of_its_own_weights(model, loader):
+    model.fit(loader, epochs=2, verbose=0)
+    model.generate(0)
+    first = paddle.to_tensor(model._latents(range(256)))
+    batches = []
+    with paddle.no_grad():
+        for i in range(4):
+            batches.append(
+                model.network.conv_1(first[i * 64 : (i + 1) * 64].unsqueeze([2, 3])).numpy().astype(np.float64)
+            )
+    mean = np.mean([b.mean(axis=(0, 2, 3)) for b in batches], axis=0)
+    variance = np.mean([b.var(axis=(0, 2, 3)) for b in batches], axis=0)
+    np.testing.assert_allclose(model.network.bn_1._mean.numpy(), mean, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(model.network.bn_1._variance.numpy(), variance, rtol=1e-4)
+    assert model.network.bn_1._momentum == model.generator.bn_1._momentum and not model.network.training
+
+
+def test_instance_noise_fades_and_repeats_from_the_seed(tiny_config, pictures):
+    import dataclasses
+
+    from dcgan.augment import InstanceNoise
+
+    noise = InstanceNoise(0.5, 10)
+    images = paddle.zeros([4, 3, 64, 64])
+    assert float(noise(images, 0).std()) == pytest.approx(0.5, rel=0.02)
+    assert float(noise(images, 5).std()) == pytest.approx(0.25, rel=0.02)
+    assert noise(images, 10) is images
+    config = dataclasses.replace(tiny_config, instance_noise=0.5, noise_steps=100)
+    one, same, bare = DCGAN(config), DCGAN(config), DCGAN(tiny_config)
+    for model in (one, same, bare):
+        model.fit(BatchLoader(pictures, 8), epochs=1, verbose=0)
+    assert equal(everything(one), everything(same))
+    assert not equal(everything(one), everything(bare))
+
+
 def test_without_averaging_the_generator_itself_draws(tiny_config):
     import dataclasses
 
@@ -366,7 +401,7 @@ def test_bfloat16_needs_no_scaler_and_casts_both_networks_but_not_the_losses(lin
     model.prepare(sgd_g, sgd_d, precision=Precision("O1", "bfloat16"))
     assert model._scalers == {}
     model.train_batch([np.ones([2, 1], np.float32)])
-    assert casts == [{"level": "O1", "dtype": "bfloat16"}, "exit"] * 3  # G, D, D in G's step
+    assert casts == [{"level": "O1", "dtype": "bfloat16"}, "exit"] * 4  # G; D of real, of fake; D in G's step
 
 
 def test_o2_decorates_both_networks_with_both_optimizers(linear, monkeypatch):

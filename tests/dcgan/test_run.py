@@ -25,7 +25,14 @@ def packed(work_folder, pictures):
 @pytest.fixture
 def config(tiny_config, packed):
     return dataclasses.replace(
-        tiny_config, data=str(packed), epochs=3, log_every=1, sample_every=4, checkpoint_every=2, keep=2
+        tiny_config,
+        data=str(packed),
+        epochs=3,
+        log_every=1,
+        sample_every=4,
+        checkpoint_every=2,
+        keep=2,
+        evaluate_every=3,
     )
 
 
@@ -51,7 +58,9 @@ def test_a_run_folder_holds_everything_that_was_promised(config, work_folder):
     found = {str(p.relative_to(result.folder)) for p in result.folder.rglob("*") if p.is_file()}
     assert {"config.json", "command.txt", "metrics.jsonl", "real.png", "loss.png", "generator.params"} <= found
     assert {f"samples/step-{n:08d}.png" for n in (0, 4, 8, 9)} <= found
-    assert {p.name for p in list_checkpoints(result.folder / "checkpoints")} == {"step-00000008", "step-00000009"}
+    kept = [p.name for p in list_checkpoints(result.folder / "checkpoints")]
+    assert kept[-2:] == ["step-00000008", "step-00000009"]
+    assert len(kept) <= 3  # the best by the run's own measure may be an older one
     assert json.loads((result.folder / "config.json").read_text()) == config.to_json()
     assert "--data faces.npy" in (result.folder / "command.txt").read_text()
     assert [r["step"] for r in read_records(result.folder / "metrics.jsonl")] == list(range(1, 10))
@@ -223,3 +232,65 @@ def test_default_data_is_celeba_where_it_lies_and_drawn_faces_elsewhere(tiny_con
     (work_folder / "work" / "img_align_celeba.zip").touch()
     assert runs.with_default_data(tiny_config).data.endswith("img_align_celeba.zip")
     assert runs.with_default_data(dataclasses.replace(tiny_config, data="x")).data == "x"
+
+
+def test_the_best_checkpoint_by_the_runs_own_measure_outlives_newer_ones(config, monkeypatch):
+    import dcgan.callbacks as module
+
+    figures = iter([5.0, 1.0, 7.0])  # at steps 3, 6 and 9
+    monkeypatch.setattr(module, "sliced_wasserstein", lambda real, fake: {"mean": next(figures)})
+    run = runs.train(dataclasses.replace(config, checkpoint_every=1, keep=1)).folder
+    assert [p.name for p in list_checkpoints(run / "checkpoints")] == ["step-00000006", "step-00000009"]
+
+
+@pytest.fixture
+def collapsing(monkeypatch):
+    """The grid's pictures become one from iteration 6 on, in the first `times` attempts."""
+
+    def set_up(times):
+        import dcgan.callbacks as module
+
+        monkeypatch.setattr(module.Watchdog, "WARM_UP_STEPS", 1)
+        judge = module.Watchdog._judge
+        attempts = []
+
+        def pretend(self, record):
+            if record["step"] == 1 or (attempts and record["step"] < attempts[-1]):
+                attempts.append(record["step"])
+            if not attempts:
+                attempts.append(1)
+            attempts[-1] = record["step"]
+            healthy = record["step"] < 6 or len(attempts) > times
+            return judge(self, {**record, "spread": self._real_spread if healthy else 0.0})
+
+        monkeypatch.setattr(module.Watchdog, "_judge", pretend)
+
+    return set_up
+
+
+def test_collapse_warns_and_goes_on_by_default(config, collapsing, caplog):
+    collapsing(times=1)
+    assert runs.train(config).global_step == 9
+    assert "COLLAPSED" in caplog.text
+
+
+def test_collapse_stops_when_asked_and_names_the_last_healthy_checkpoint(config, collapsing):
+    collapsing(times=1)
+    with pytest.raises(TrainingError, match=r"step 6: 100 seeds differ only 0%.*step-00000004"):
+        runs.train(dataclasses.replace(config, on_collapse="stop"))
+
+
+def test_rollback_goes_back_to_the_last_healthy_checkpoint_with_fresh_randomness(config, collapsing, caplog):
+    straight = runs.train(config).folder
+    collapsing(times=1)
+    result = runs.train(dataclasses.replace(config, on_collapse="rollback"))
+    assert result.global_step == 9 and "Going back to" in caplog.text and "step-00000004" in caplog.text
+    assert [r["step"] for r in read_records(result.folder / "metrics.jsonl")] == list(range(1, 10))
+    ours, others = weights(result.folder), weights(straight)
+    assert any(not np.array_equal(ours[name], others[name]) for name in ours)
+
+
+def test_rollback_gives_up_after_three_attempts(config, collapsing):
+    collapsing(times=99)
+    with pytest.raises(TrainingError, match="last good checkpoint"):
+        runs.train(dataclasses.replace(config, on_collapse="rollback"))
