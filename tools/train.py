@@ -11,6 +11,7 @@ examples:
 import argparse
 import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
@@ -54,6 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on with a run or from a checkpoint; without PATH: the newest run under --out",
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, write nothing")
+    parser.add_argument(
+        "--selftest-resume",
+        nargs="?",
+        const=3,
+        type=int,
+        metavar="KILLS",
+        help="prove on this machine that runs resume to the bit, with so many kill -9 (default: 3), then exit",
+    )
     add_log_level(parser)
     return parser
 
@@ -62,6 +71,9 @@ def main(argv: Optional[list[str]] = None) -> int:
     arguments = vars(build_parser().parse_args(argv))
     explicit = {f.name: arguments[f.name] for f in dataclasses.fields(TrainConfig) if f.name in arguments}
     start_logging(arguments["log_level"])
+
+    if arguments["selftest_resume"]:
+        return _selftest(arguments["selftest_resume"], explicit.get("seed", 0))
 
     from dcgan.quiet import import_paddle
 
@@ -81,6 +93,20 @@ def main(argv: Optional[list[str]] = None) -> int:
         return 0
     result = runs.train(config, found, sys.argv)
     return _report(result)
+
+
+def _selftest(kills: int, seed: int) -> int:
+    """Print one line per killed run; 1 if any of them ended otherwise than the undisturbed run."""
+    from dcgan.selftest import prove_resume
+
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="selftest-resume-") as folder:
+        for outcome in prove_resume(Path(folder), kills, seed):
+            failures += bool(outcome.differences)
+            verdict = f"DIFFERENT: {', '.join(outcome.differences[:5])}" if outcome.differences else "same bits"
+            print(f"killed {outcome.moment}; resumed from step {outcome.resumed_from}: {verdict}", flush=True)
+    print(f"{kills - failures} of {kills} killed runs ended in the bits and metrics of the undisturbed one")
+    return 1 if failures else 0
 
 
 def _new_config(arguments: dict, explicit: dict, runs: Any) -> TrainConfig:

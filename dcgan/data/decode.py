@@ -77,7 +77,7 @@ def read_header(data: bytes) -> Header:
             try:
                 return reader(data)
             except (struct.error, IndexError):
-                raise DataError("truncated: the file ends inside its header") from None
+                raise DataError("truncated: the file ends too early") from None
     raise DataError("not a JPEG, PNG, WebP or BMP picture")
 
 

@@ -25,10 +25,12 @@ class BatchLoader:
     Args: images - uint8 [N, 3, S, S], may be memory-mapped; kept, not copied.  batch_size - at most N; the last,
           smaller batch of an epoch is left out.  seed - sets the order and the mirroring.  flip - mirror each picture
           left to right with probability 1/2.  prefetch - batches made ahead by a thread; 0: none, no thread.
-    Raises ValueError when there are fewer pictures than one batch holds.
+    Raises ValueError when there are fewer pictures than one batch holds, or a batch holds none.
     """
 
     def __init__(self, images: np.ndarray, batch_size: int, seed: int = 0, flip: bool = False, prefetch: int = 2):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
         if batch_size > len(images):
             raise ValueError(
                 f"a batch of {batch_size} needs at least {batch_size} pictures, received {len(images)}. "

@@ -301,5 +301,6 @@ def _cache_name(data: str, size: int, crop: str, seed: int, limits: Limits) -> s
     path = os.path.abspath(data)
     settings = [[data, seed] if is_drawn else path, size, crop, asdict(limits)]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    stem = re.sub(r"[^\w.-]+", "-", "cartoon" if is_drawn else Path(path).stem).strip(".-")[:40]
+    name = "cartoon" if is_drawn else re.sub(r"\.zip$", "", os.path.basename(path), flags=re.IGNORECASE)
+    stem = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:40]
     return f"{stem or 'pictures'}-{size}-{digest[:8]}.npy"

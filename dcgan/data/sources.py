@@ -134,7 +134,9 @@ class ZipSource(Source):
         self.label, self._limits = _printable(path.stem), limits
         try:
             self._archive = zipfile.ZipFile(path)
-        except _ZIP_ERRORS as error:
+        except (*_ZIP_ERRORS, OSError) as error:
+            if isinstance(error, OSError) and error.filename:  # it could not be opened
+                raise
             raise DataError(f"{path} is damaged or not a .zip ({error}): copy or fetch it again") from error
         entries = (entry for entry in self._archive.infolist() if _is_picture(entry.filename))
         self._entries = sorted(entries, key=lambda entry: (entry.filename, entry.header_offset))
@@ -244,7 +246,7 @@ def _is_picture(name: str) -> bool:
 
 def _is_hidden(part: str) -> bool:
     """Whether this is something a system keeps for itself (.thumbnails, the `._x.jpg` of macOS), not a picture."""
-    return part == "__MACOSX" or part.startswith(".") and part not in (".", "..")
+    return part == "__MACOSX" or part.startswith(".") and not part.startswith("..")
 
 
 def _printable(name: str) -> str:

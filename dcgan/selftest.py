@@ -1,0 +1,162 @@
+"""Proof on this machine that a run resumes to the bit: real processes, killed with SIGKILL at random moments.
+
+`python -m dcgan.selftest CONFIG.json [RUNS]` is the child: it trains, or goes on with the newest run under RUNS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deploy.latents import bits, key
+
+from .checkpoint import list_checkpoints, read_checkpoint
+from .config import TrainConfig
+from .errors import ProjectError
+from .files import write_json
+
+# Small enough for seconds, with everything that a run can hold: averaging, noise, mirroring, several epochs.
+SETTINGS = TrainConfig(
+    data="cartoon:160",
+    flip=True,
+    image_size=16,
+    base_channels=8,
+    latent_dim=16,
+    batch_size=16,
+    epochs=4,
+    ema=0.99,
+    instance_noise=0.1,
+    noise_steps=30,
+    device="cpu",
+    log_every=1,
+    sample_every=10,
+    checkpoint_every=4,
+    evaluate_every=8,
+    keep=2,
+)
+TIMES = ("images_per_second", "elapsed_seconds", "remaining_seconds")
+CHILD_SECONDS = 300
+
+
+class Outcome(NamedTuple):
+    """One killed run: when it was killed, the step it was resumed from, and what differed from the straight run."""
+
+    moment: str
+    resumed_from: int
+    differences: list[str]
+
+
+def prove_resume(folder: Path, kills: int, seed: int = 0, config: TrainConfig = SETTINGS) -> Iterator[Outcome]:
+    """Train once undisturbed, then `kills` times with a SIGKILL in between; yield each outcome.
+
+    Args: folder - empty, for the runs.  kills - every third falls into the writing of a checkpoint, the others into a
+          moment drawn from `seed`.  config - of the runs.
+    Raises ProjectError when a child fails for another reason.
+    """
+    write_json(folder / "config.json", config.to_json())
+    last_step = _finish(folder, "straight")
+    straight = _result(folder / "straight")
+    for number in range(kills):
+        name = f"killed-{number:02d}"
+        draws = bits(np.array([key(seed, number)]), 2)[0] / 2.0**32
+        during_save = number % 3 == 2
+        # at least one checkpoint must be there to go on from, and something left to do
+        step = config.checkpoint_every + 1 + int(draws[0] * (last_step - 2 * config.checkpoint_every - 1))
+        moment = _kill(folder, name, step, draws[1] * 0.05, during_save)
+        saved = list_checkpoints(_run(folder / name) / "checkpoints")
+        resumed_from = int(saved[-1].name[5:]) if saved else 0
+        _finish(folder, name, resume=bool(saved))
+        yield Outcome(moment, resumed_from, _differences(straight, _result(folder / name)))
+
+
+def _start(folder: Path, name: str, resume: bool = False) -> subprocess.Popen:
+    command = [sys.executable, "-m", "dcgan.selftest", "config.json", name, *(["resume"] if resume else [])]
+    root = str(Path(__file__).resolve().parents[1])
+    search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": search},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(folder: Path, name: str, resume: bool = False) -> int:
+    """Train to the end and return the last step."""
+    process = _start(folder, name, resume)
+    _, said = process.communicate(timeout=CHILD_SECONDS)
+    if process.returncode:
+        raise ProjectError(f"a training process of the self-test failed: {said.strip().splitlines()[-1:]}")
+    return int(list_checkpoints(_run(folder / name) / "checkpoints")[-1].name[5:])
+
+
+def _kill(folder: Path, name: str, step: int, delay_seconds: float, during_save: bool) -> str:
+    """Start a run and SIGKILL it: at `step` after a delay, or at the first checkpoint being written from `step` on."""
+    process = _start(folder, name)
+    deadline = time.monotonic() + CHILD_SECONDS
+    seen = 0
+    while process.poll() is None and time.monotonic() < deadline:
+        run = _run(folder / name)
+        if run is not None:
+            metrics = run / "metrics.jsonl"
+            seen = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+            writing = during_save and any(run.glob("checkpoints/.step-*.part"))
+            if seen >= step and (writing or not during_save):
+                time.sleep(0 if during_save else delay_seconds)
+                break
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return f"{'writing a checkpoint' if during_save else 'training'}, step {seen}"
+
+
+def _run(runs: Path) -> Any:
+    found = sorted(runs.glob("[0-9]*-*")) if runs.is_dir() else []
+    return found[0] if found else None
+
+
+def _result(runs: Path) -> dict[str, Any]:
+    """Everything that must be equal: tensors, counters, metrics without times."""
+    run = _run(runs)
+    newest = read_checkpoint(list_checkpoints(run / "checkpoints")[-1])
+    result: dict[str, Any] = {
+        f"{group}/{name}": tensor for group, tensors in newest.groups.items() for name, tensor in tensors.items()
+    }
+    result["counters"] = {name: newest.state[name] for name in ("epoch", "epoch_step", "global_step", "seed")}
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    result["metrics"] = [{k: v for k, v in record.items() if k not in TIMES} for record in records]
+    return result
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    names = [name for name in a if name not in b] + [name for name in b if name not in a]
+    return names + [name for name in a if name in b and not _same(a[name], b[name])]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a.tobytes() == b.tobytes() if isinstance(a, np.ndarray) else a == b
+
+
+def _child(config_path: str, runs: str, resume: bool) -> None:
+    from .quiet import import_paddle
+
+    import_paddle()
+    from . import run
+
+    config = TrainConfig.from_mapping({**json.loads(Path(config_path).read_text("utf-8")), "out": runs})
+    run.train(config, run.find_checkpoint(runs) if resume else None)
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1], sys.argv[2], resume=sys.argv[3:] == ["resume"])

@@ -1,0 +1,130 @@
+"""Packed files from us and from strangers: read only, checked, nothing in them executed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+
+from dcgan.data.packed import npy_header, open_packed
+from dcgan.errors import DataError
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
+
+
+def test_a_strangers_array_is_mapped_read_only(tmp_path, images):
+    np.save(tmp_path / "a.npy", images)
+    packed = open_packed(tmp_path / "a.npy")
+    assert np.array_equal(packed.images, images)
+    assert (len(packed), packed.info, len(packed.digest)) == (5, {}, 64)
+    with pytest.raises(ValueError, match="read-only"):
+        packed.images[0, 0, 0, 0] = 1
+
+
+def test_the_digest_is_of_the_pixels(tmp_path, images):
+    np.save(tmp_path / "a.npy", images)
+    (tmp_path / "b.npy").write_bytes(npy_header(5, 16) + images.tobytes())
+    images[4, 2, 15, 15] ^= 1
+    np.save(tmp_path / "c.npy", images)
+    a, b, c = (open_packed(tmp_path / name).digest for name in ("a.npy", "b.npy", "c.npy"))
+    assert a == b != c
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (202_599, 64), (4_000_000_000, 65536)])
+def test_header_is_128_bytes_and_numpys(count, size):
+    header = npy_header(count, size)
+    stream = io.BytesIO(header)
+    assert np.lib.format.read_magic(stream) == (1, 0)
+    assert np.lib.format.read_array_header_1_0(stream) == ((count, 3, size, size), False, np.dtype("uint8"))
+    assert len(header) == stream.tell() == 128
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((2, 3, 8, 8), np.float32), r"holds <f4 \[2, 3, 8, 8\]: expected uint8"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"holds \|u1 \[2, 8, 8, 3\]: expected uint8"),
+        (np.zeros((2, 3, 8, 9), np.uint8), "expected uint8"),
+        (np.zeros((3, 8, 8), np.uint8), "expected uint8"),
+        (np.zeros((0, 3, 8, 8), np.uint8), "N at least 1"),
+        (np.zeros((2, 3, 0, 0), np.uint8), "expected uint8"),
+        (np.uint8(3), "expected uint8"),
+        (np.asfortranarray(np.zeros((2, 3, 8, 8), np.uint8)), "Fortran order"),
+        (np.zeros(2, [("a", np.uint8)]), "one plain array"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(tmp_path, array, reason):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match=reason):
+        open_packed(tmp_path / "a.npy")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_pickle_in_a_npy_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.array([Malicious()] * 2, dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"holds \|O \[2\]: expected uint8"):
+        open_packed("a.npy")
+    assert not os.path.exists("executed")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, b"\x80\x04.", b"PK"]
+)
+def test_what_is_no_npy_is_refused(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(DataError, match="not a .npy of one plain array"):
+        open_packed(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("change", [-1, -1000, 1])
+def test_a_file_of_another_length_is_refused(tmp_path, images, change):
+    np.save(tmp_path / "a.npy", images)
+    whole = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(whole[:change] if change < 0 else whole + b"x")
+    with pytest.raises(DataError, match="bytes follow its header"):
+        open_packed(tmp_path / "a.npy")
+
+
+def test_random_damage_to_a_header_is_an_error_of_ours_or_none(tmp_path):
+    whole, random = npy_header(2, 4) + bytes(96), np.random.default_rng(0)
+    letters = list(b"0123456789(),'{}<>|uifObTrue: \x00\xff")
+    for _ in range(400):
+        data = bytearray(whole)
+        for position in random.integers(0, 80, 2):
+            data[position] = random.choice(letters)
+        (tmp_path / "a.npy").write_bytes(data)
+        try:
+            assert open_packed(tmp_path / "a.npy").images.nbytes == 96
+        except DataError:
+            continue
+
+
+def test_missing_file_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"no packed file .*a\.npy \(looked for "):
+        open_packed(tmp_path / "a.npy")
+
+
+def test_a_json_that_describes_other_pixels_is_named(tmp_path, images):
+    np.save(tmp_path / "a.npy", images)
+    info = {"format": "packed pictures", "count": 6, "image_size": 16, "sha256": "0" * 64}
+    (tmp_path / "a.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"damaged or not the file .* count 6 became 5, sha256 0+ became "):
+        open_packed(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"format": "mine"}', "not json", "[" * 100_000])
+def test_a_json_of_somebody_else_is_no_claim(tmp_path, images, text):
+    np.save(tmp_path / "a.npy", images)
+    (tmp_path / "a.json").write_text(text)
+    assert open_packed(tmp_path / "a.npy").info == {}

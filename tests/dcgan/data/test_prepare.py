@@ -1,0 +1,475 @@
+"""Any source -> one packed file: rows are rows, nothing half used or left behind, reused only while it matches."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from dcgan.data import prepare as module
+from dcgan.data.decode import Limits
+from dcgan.data.packed import open_packed
+from dcgan.data.prepare import cached_packed, fit_picture, prepare
+from dcgan.errors import DataError
+from dcgan.images import write_png
+
+
+def encode(rgb, suffix=".png"):
+    return cv2.imencode(suffix, rgb[..., ::-1])[1].tobytes()
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """37 pictures of different sizes; picture i is of the colour (i, 2i, 3i)."""
+    root = tmp_path / "faces"
+    root.mkdir()
+    for i in range(37):
+        colour = np.array((i, 2 * i, 3 * i), np.uint8)
+        (root / f"{i:02d}.png").write_bytes(encode(np.broadcast_to(colour, (16 + 7 * (i % 5), 16 + 3 * (i % 7), 3))))
+    return root
+
+
+@pytest.fixture
+def never_decode(monkeypatch):
+    """Call it, and from then on every decoded picture is a failure of the test."""
+
+    def forbid(*_):
+        raise AssertionError("decoded again")
+
+    return lambda: monkeypatch.setattr(module, "fit_picture", forbid)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- pixels
+
+
+def test_rows_stay_rows_and_red_stays_red_through_prepare_and_png(tmp_path):
+    picture = noise(20, 16)
+    picture[:4, :4], picture[:4, -4:], picture[12:16, :4] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(encode(picture))
+    packed = prepare(str(tmp_path / "in"), tmp_path / "a.npy", image_size=16, crop="0,0")
+    assert np.array_equal(packed.images[0], np.moveaxis(picture[:16], 2, 0))
+    write_png(tmp_path / "out.png", packed.images[0])
+    assert np.array_equal(cv2.imread(str(tmp_path / "out.png"))[..., ::-1], picture[:16])
+
+
+def test_shrinking_averages_areas():
+    picture = noise(192, 96)
+    fitted = fit_picture(picture, 32, "0,5")
+    expected = picture.reshape(64, 3, 32, 3, 3).mean(axis=(1, 3))[5:37]
+    assert np.abs(fitted - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "shape", "x", "y"),
+    [
+        ("tutorial", 64, (78, 64), 0, 10),
+        ("tutorial", 32, (40, 32), 0, 5),
+        ("tutorial", 128, (157, 128), 0, 20),
+        ("tutorial", 64, (70, 64), 0, 6),  # moved up: 10 rows below the top it would run out
+        ("tutorial", 64, (64, 64), 0, 0),
+        ("tutorial", 64, (64, 90), 0, 0),
+        ("center", 64, (78, 64), 0, 7),
+        ("center", 64, (64, 91), 13, 0),
+        ("3,4", 16, (30, 16), 0, 4),
+        ("3, 4", 16, (16, 30), 3, 0),
+        ("99,99", 16, (16, 30), 14, 0),
+        ("99,99", 16, (30, 16), 0, 14),
+    ],
+)
+def test_crop_lies_where_it_should_and_inside_the_picture(crop, size, shape, x, y):
+    picture = noise(*shape)
+    assert np.array_equal(fit_picture(picture, size, crop), picture[y : y + size, x : x + size])
+
+
+def test_celeba_becomes_64_by_78_cut_at_0_10():
+    picture = np.zeros((218, 178, 3), np.uint8)
+    picture[28:] = 255  # 28 rows are 10.02 of the 78
+    fitted = fit_picture(picture, 64)
+    assert fitted.shape == (64, 64, 3)
+    assert (fitted[1:] == 255).all()
+    assert (fitted[0] > 245).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 5), (5, 7), (64, 9), (1, 1), (1, 40)])
+def test_small_pictures_are_enlarged(height, width):
+    fitted = fit_picture(np.full((height, width, 3), 200, np.uint8), 64, "center")
+    assert fitted.shape == (64, 64, 3)
+    assert (fitted == 200).all()
+
+
+def test_elongated_picture_is_refused_before_it_is_enlarged():
+    with pytest.raises(DataError, match="too elongated: 1 x 60000 pixels would become 64 x 3840000"):
+        fit_picture(np.zeros((60_000, 1, 3), np.uint8), 64)
+
+
+@pytest.mark.parametrize("crop", ["", "left", "1", "1,2,3", "-1,0", "1.5,2", "1;2"])
+def test_unknown_crop_is_refused_before_anything_is_read(tmp_path, crop):
+    with pytest.raises(ValueError, match="crop must be tutorial, center, or X,Y"):
+        prepare(str(tmp_path / "missing"), tmp_path / "a.npy", crop=crop)
+
+
+# --- the file
+
+
+def test_order_is_that_of_the_names_whatever_the_number_of_workers(folder, tmp_path):
+    contents = []
+    for workers in (1, 2, 7, 0):
+        packed = prepare(str(folder), tmp_path / f"{workers}.npy", image_size=16, workers=workers)
+        contents.append((tmp_path / f"{workers}.npy").read_bytes())
+        assert packed.images.shape == (37, 3, 16, 16)
+        assert packed.images[:, :, 8, 8].tolist() == [[i, 2 * i, 3 * i] for i in range(37)]
+    assert len(set(contents)) == 1
+
+
+def test_packed_file_is_a_plain_npy_with_a_json_that_describes_it(folder, tmp_path):
+    packed = prepare(str(folder), tmp_path / "new" / "a.npy", image_size=16, crop="center")
+    assert files(tmp_path / "new") == ["a.json", "a.npy"]
+    assert np.array_equal(np.load(tmp_path / "new" / "a.npy", allow_pickle=False), packed.images)
+    info = json.loads((tmp_path / "new" / "a.json").read_text(encoding="utf-8"))
+    assert info == packed.info == open_packed(tmp_path / "new" / "a.npy").info
+    assert (info["source"]["kind"], info["source"]["name"]) == ("folder", "faces")
+    assert (info["settings"]["crop"], info["image_size"], info["count"], info["rejected"]) == ("center", 16, 37, [])
+    assert info["sha256"] == packed.digest == open_packed(tmp_path / "new" / "a.npy").digest
+
+
+def test_unusable_files_are_left_out_and_named(folder, tmp_path, caplog):
+    whole = encode(noise(30, 30), ".jpg")
+    bad = {
+        "03a.jpg": (whole[:-300], "truncated JPEG"),
+        "03b.png": (encode(noise(30, 30))[:-5], "truncated: the file ends too early"),
+        "10a.bmp": (encode(noise(30, 30), ".bmp")[:-5], "truncated BMP"),
+        "10b.webp": (encode(noise(30, 30), ".webp")[:-5], "truncated WebP"),
+        "99.jpg": (b"this is text", "not a JPEG"),
+        "99a.jpg": (b"", "empty file"),
+    }
+    for name, (data, _) in bad.items():
+        (folder / name).write_bytes(data)
+    with caplog.at_level(logging.WARNING, "dcgan.data"):
+        packed = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert packed.images[:, 0, 8, 8].tolist() == list(range(37))
+    assert [each["name"] for each in packed.info["rejected"]] == list(bad)
+    assert all(reason in each["reason"] for each, (_, reason) in zip(packed.info["rejected"], bad.values()))
+    (message,) = caplog.messages
+    assert message.startswith("6 of 43 files left out (all of them: ")
+    assert "99.jpg: not a JPEG" in message
+    assert "99a.jpg" not in message  # five are told
+
+
+def test_a_file_that_cannot_be_read_is_named(folder, tmp_path):
+    (folder / "05a.png").symlink_to("gone.png")
+    packed = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert packed.info["rejected"] == [{"name": "05a.png", "reason": "cannot be read: No such file or directory"}]
+
+
+def test_nothing_usable_says_how_many_were_tried_and_leaves_nothing(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    for i in range(3):
+        (tmp_path / "in" / f"{i}.jpg").write_bytes(b"text")
+    with pytest.raises(DataError, match=r"none of the 3 files of in is a usable picture: 0\.jpg: not a JPEG.*; 1\.jpg"):
+        prepare(str(tmp_path / "in"), tmp_path / "out" / "a.npy")
+    assert files(tmp_path / "out") == []
+
+
+def test_limits_reach_the_pictures(folder, tmp_path):
+    packed = prepare(str(folder), tmp_path / "a.npy", image_size=16, limits=Limits(max_pixels=16 * 16))
+    assert packed.images[:, 0, 8, 8].tolist() == [0, 35]
+    assert "more than --max-pixels 256" in packed.info["rejected"][0]["reason"]
+
+
+def test_zip_and_folder_give_the_same_pixels(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in sorted(folder.iterdir(), reverse=True):
+            archive.write(path, f"img/{path.name}")
+    digests = {
+        prepare(str(tmp_path / name), tmp_path / f"{name}.npy", image_size=16).digest for name in ("a.zip", "faces")
+    }
+    assert len(digests) == 1
+
+
+def test_cartoon_is_packed_like_any_other_source(tmp_path):
+    a, b = (prepare("cartoon:10", tmp_path / f"{seed}.npy", image_size=32, seed=seed) for seed in (0, 1))
+    assert a.images.shape == (10, 3, 32, 32)
+    assert a.digest != b.digest
+
+
+def test_progress_counts_every_file(folder, tmp_path, capfd):
+    (folder / "bad.png").write_bytes(b"")
+    calls = []
+    prepare(str(folder), tmp_path / "a.npy", image_size=16, progress=lambda *call: calls.append(call))
+    assert calls == [(i, 38) for i in range(1, 39)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_bar_where_stderr_is_no_terminal(folder, tmp_path, capfd):
+    prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_decoders_complaints_do_not_reach_the_screen(folder, tmp_path, capfd):
+    whole = encode(noise(30, 30), ".jpg")
+    (folder / "a.jpg").write_bytes(whole[:-2] + bytes(20) + whole[-2:])
+    (folder / "b.jpg").write_bytes(whole[: len(whole) // 2] + whole[-2:])
+    packed = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert [each["name"] for each in packed.info["rejected"]] == ["b.jpg"]
+    assert capfd.readouterr().err == ""
+
+
+# --- reuse
+
+
+def test_second_start_reuses_the_file(folder, tmp_path, never_decode):
+    first = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    never_decode()
+    second = prepare(str(folder), tmp_path / "a.npy", image_size=16, seed=5, workers=3)  # they do not change files
+    assert second.digest == first.digest
+    assert second.info == first.info
+
+
+def test_changed_source_is_prepared_again(folder, tmp_path):
+    first = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    (folder / "00.png").write_bytes(encode(np.full((16, 16, 3), 99, np.uint8)))
+    second = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert second.images[0, 0, 8, 8] == 99
+    assert second.digest != first.digest
+    assert first.images[0, 0, 8, 8] == 0  # what is mapped already does not change under its reader
+
+
+@pytest.mark.parametrize(
+    "setting", [{"image_size": 32}, {"crop": "center"}, {"crop": "1,1"}, {"limits": Limits(max_pixels=10**6)}]
+)
+def test_changed_settings_are_prepared_again(folder, tmp_path, setting):
+    prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    packed = prepare(str(folder), tmp_path / "a.npy", **{"image_size": 16, **setting})
+    assert packed.images.shape[-1] == packed.info["settings"]["image_size"] == setting.get("image_size", 16)
+    assert packed.info["settings"]["crop"] == setting.get("crop", "tutorial")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "missing", "other"])
+def test_damaged_packed_file_is_found_and_prepared_again(folder, tmp_path, damage, caplog):
+    path = tmp_path / "a.npy"
+    first = prepare(str(folder), path, image_size=16)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[5000] ^= 1
+    if damage == "missing":
+        path.unlink()
+    elif damage == "other":
+        np.save(path, np.zeros((37, 3, 16, 16), np.uint8))
+    else:
+        replacement = {"flip": bytes(flipped), "cut": whole[:-1], "empty": b""}[damage]
+        shutil.copy(path, tmp_path / "new")  # another inode: `first` stays mapped
+        (tmp_path / "new").write_bytes(replacement)
+        os.replace(tmp_path / "new", path)
+    assert prepare(str(folder), path, image_size=16).digest == first.digest
+    assert path.read_bytes() == whole
+    assert damage == "missing" or "Preparing it again" in caplog.text
+
+
+def test_a_strangers_file_is_never_overwritten(folder, tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3))
+    (tmp_path / "b.json").write_text('{"name": "package"}')
+    (tmp_path / "c.npy").mkdir()
+    before = (tmp_path / "a.npy").read_bytes()
+    for name in "abc":
+        with pytest.raises(DataError, match="is not a packed file of ours: choose another name"):
+            prepare(str(folder), tmp_path / f"{name}.npy", image_size=16)
+    assert (tmp_path / "a.npy").read_bytes() == before
+    assert files(tmp_path) == ["a.npy", "b.json", "c.npy", "faces"]
+
+
+@pytest.mark.parametrize("name", ["a", "a.npz", "a.npy.txt"])
+def test_the_file_must_be_called_npy(tmp_path, name):
+    with pytest.raises(ValueError, match="must be called FILE.npy"):
+        prepare("cartoon:1", tmp_path / name)
+
+
+@pytest.mark.parametrize("setting", [{"image_size": 0}, {"workers": -1}])
+def test_impossible_numbers_are_refused(tmp_path, setting):
+    with pytest.raises(ValueError, match="image_size must be at least 1 and workers at least 0"):
+        prepare("cartoon:1", tmp_path / "a.npy", **setting)
+
+
+# --- faults
+
+
+def test_ctrl_c_leaves_nothing_behind(folder, tmp_path):
+    (tmp_path / "out").mkdir()
+
+    def interrupt(done, _):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    stderr = os.fstat(2)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(folder), tmp_path / "out" / "a.npy", image_size=16, progress=interrupt)
+    assert files(tmp_path / "out") == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
+    assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (stderr.st_dev, stderr.st_ino)
+
+
+def test_ctrl_c_keeps_the_previous_file(folder, tmp_path):
+    first = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+
+    def interrupt(done, _):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(folder), tmp_path / "a.npy", image_size=32, progress=interrupt)
+    assert open_packed(tmp_path / "a.npy").digest == first.digest
+
+
+def test_too_small_a_disk_is_told_before_anything_is_written(folder, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(DataError, match=r"a\.npy would take 0 MB, and its disk has 0 MB free"):
+        prepare(str(folder), tmp_path / "out" / "a.npy", image_size=16)
+    assert files(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("moment", ["pixels", "sync"])
+def test_a_disk_that_becomes_full_is_told_and_leaves_nothing(folder, tmp_path, monkeypatch, moment):
+    (tmp_path / "out").mkdir()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if moment == "sync":
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"disk became full while .*a\.npy was written, nothing was kept"):
+        prepare(
+            str(folder),
+            tmp_path / "out" / "a.npy",
+            image_size=16,
+            progress=full if moment == "pixels" else lambda *_: None,
+        )
+    assert files(tmp_path / "out") == []
+
+
+def test_a_crash_between_json_and_pixels_is_prepared_again(folder, tmp_path, monkeypatch):
+    real = os.replace
+
+    def crash(source, target):
+        if str(target).endswith(".npy"):
+            raise RuntimeError("power cut")
+        real(source, target)
+
+    first = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    (folder / "00.png").unlink()
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="not the file that its .json describes"):
+        open_packed(tmp_path / "a.npy")  # new claim, old pixels
+    second = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert (len(first), len(second)) == (37, 36)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_one_writes_is_not(folder, tmp_path):
+    abandoned, alive, other = (tmp_path / name for name in (".a.npy.1.part", ".a.npy.2.part", ".b.npy.1.part"))
+    for path in (abandoned, alive, other):
+        path.write_bytes(b"x")
+    for path in (abandoned, other):
+        os.utime(path, (time.time() - 7200,) * 2)
+    prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert (abandoned.exists(), alive.exists(), other.exists()) == (False, True, True)
+
+
+# --- what training uses
+
+
+def test_cache_keeps_one_file_for_each_source_and_settings(folder, tmp_path, never_decode):
+    root = tmp_path / "work" / "data"
+    small = cached_packed(str(folder), root, image_size=16)
+    large = cached_packed(str(folder), root, image_size=32)
+    assert small.path.name.startswith("faces-16-")
+    assert small.path.parent == large.path.parent == root
+    assert len(files(root)) == 4
+    never_decode()
+    assert cached_packed(str(folder), root, image_size=16, seed=9).path == small.path
+
+
+def test_cache_replaces_the_file_of_a_changed_source(folder, tmp_path):
+    cached_packed(str(folder), tmp_path / "data", image_size=16)
+    (folder / "00.png").unlink()
+    assert len(cached_packed(str(folder), tmp_path / "data", image_size=16)) == 36
+    assert len(files(tmp_path / "data")) == 2
+
+
+@pytest.mark.parametrize("damage", ["json", "no json"])
+def test_cache_recovers_from_a_damaged_json(folder, tmp_path, damage):
+    first = cached_packed(str(folder), tmp_path / "data", image_size=16)
+    if damage == "json":
+        first.path.with_suffix(".json").write_text("{torn")
+    else:
+        first.path.with_suffix(".json").unlink()
+    second = cached_packed(str(folder), tmp_path / "data", image_size=16)
+    assert second.path == first.path
+    assert second.info == first.info
+
+
+def test_folders_of_the_same_name_do_not_share_a_file(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "other" / "faces")
+    (tmp_path / "other" / "faces" / "00.png").unlink()
+    a = cached_packed(str(folder), tmp_path / "data", image_size=16)
+    b = cached_packed(str(tmp_path / "other" / "faces"), tmp_path / "data", image_size=16)
+    assert (len(a), len(b)) == (37, 36)
+    assert a.path != b.path
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("a b/..c*?", "a-b-..c-16-"),
+        ("脸 图", "脸-图-16-"),
+        ("\udcff\n\x1b", "pictures-16-"),
+        ("n" * 200, "n" * 40 + "-16-"),
+    ],
+)
+def test_any_name_becomes_a_file_name(tmp_path, name, start):
+    source = tmp_path / name.replace("/", "-")
+    source.mkdir()
+    (source / "a.png").write_bytes(encode(noise(16, 16)))
+    path = cached_packed(str(source), tmp_path / "data", image_size=16).path
+    assert path.name.startswith(start)
+    assert path.parent == tmp_path / "data"
+
+
+def test_cartoons_of_two_seeds_are_two_files(tmp_path):
+    a, b = (cached_packed("cartoon:3", tmp_path, image_size=16, seed=seed) for seed in (0, 1))
+    assert a.path != b.path
+    assert a.path.name.startswith("cartoon-16-")
+
+
+def test_a_packed_file_is_used_as_it_is(folder, tmp_path):
+    packed = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    again = cached_packed(str(tmp_path / "a.npy"), tmp_path / "data", image_size=16)
+    assert (again.path, again.digest) == (packed.path, packed.digest)
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(DataError, match="pictures of 16 pixels, not 64: give --image-size 16"):
+        cached_packed(str(tmp_path / "a.npy"), tmp_path / "data")
+
+
+def test_a_packed_file_is_no_source_of_pictures(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((1, 3, 16, 16), np.uint8))
+    with pytest.raises(DataError, match="is packed already"):
+        prepare(str(tmp_path / "a.npy"), tmp_path / "b.npy")
