@@ -1,0 +1,123 @@
+"""A file is the old one or the new one, never half of it, whatever goes wrong in between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcgan.files import atomic_write, sha256_file, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_bytes_and_text_arrive_and_nothing_else_does(tmp_path):
+    with atomic_write(tmp_path / "a.bin") as stream:
+        stream.write(b"\x00\xff\r\n")
+    with atomic_write(str(tmp_path / "b.txt"), "w") as stream:
+        stream.write("Gesicht 人脸\n")
+    assert (tmp_path / "a.bin").read_bytes() == b"\x00\xff\r\n"
+    assert (tmp_path / "b.txt").read_text("utf-8") == "Gesicht 人脸\n"
+    assert names(tmp_path) == ["a.bin", "b.txt"]
+
+
+def test_old_file_is_there_until_the_block_ends(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with atomic_write(tmp_path / "a", "w") as stream:
+        stream.write("new")
+        stream.flush()
+        assert (tmp_path / "a").read_text() == "old"
+    assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_error_in_the_block_leaves_the_old_file_alone(tmp_path, error):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(error), atomic_write(tmp_path / "a") as stream:
+        stream.write(b"half")
+        raise error
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_full_disk_is_an_oserror_and_leaves_the_old_file_alone(tmp_path, monkeypatch, call):
+    (tmp_path / "a").write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"dcgan.files.os.{call}", full)
+    with pytest.raises(OSError, match="No space left"), atomic_write(tmp_path / "a") as stream:
+        stream.write(b"new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_content_is_flushed_to_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr("dcgan.files.os.fsync", lambda fd: (order.append("fsync"), fsync(fd)))
+    monkeypatch.setattr("dcgan.files.os.replace", lambda a, b: (order.append("replace"), replace(a, b)))
+    with atomic_write(tmp_path / "a") as stream:
+        stream.write(b"x" * 100_000)
+    assert order[:2] == ["fsync", "replace"]
+    assert order[2:] == ([] if os.name == "nt" else ["fsync"])  # the folder
+
+
+def test_killed_process_leaves_the_old_file(tmp_path):
+    (tmp_path / "a").write_text("old")
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from dcgan.files import atomic_write\n"
+        "with atomic_write(sys.argv[2]) as stream: stream.write(b'half'); stream.flush(); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT), str(tmp_path / "a")], timeout=60, check=False)
+    assert done.returncode == 9
+    assert (tmp_path / "a").read_text() == "old"
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["a"]
+
+
+def test_folder_must_exist_and_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"), atomic_write(tmp_path / "nowhere" / "a"):
+        pass
+
+
+def test_file_gets_the_permissions_that_any_new_file_gets(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with atomic_write(tmp_path / "ours"):
+        pass
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_json_is_readable_by_people_and_machines(tmp_path):
+    value = {"数据": "人脸.zip", "lr": 2e-4, "flip": False, "steps": [1, 2], "none": None}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text("utf-8")
+    assert json.loads(text) == value
+    assert "人脸.zip" in text and text.endswith("}\n") and "\n  " in text
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), {1, 2}])
+def test_what_is_not_json_is_refused_and_the_old_file_stays(tmp_path, wrong):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "a.json", {"loss": wrong})
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5000])
+def test_digest_does_not_depend_on_chunks(tmp_path, size):
+    content = bytes(i * 7 % 251 for i in range(size))
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_file(tmp_path / "a", chunk_bytes=1000) == hashlib.sha256(content).hexdigest()
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()

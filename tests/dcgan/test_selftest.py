@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+from dcgan.errors import ProjectError
+from dcgan.selftest import SETTINGS, _differences, prove_resume
+
+
+def test_runs_killed_while_training_and_while_saving_end_in_the_same_bits(tmp_path):
+    outcomes = list(prove_resume(tmp_path, kills=3))
+    assert [outcome.differences for outcome in outcomes] == [[], [], []]
+    assert outcomes[2].moment.startswith("writing a checkpoint")
+    assert all(outcome.resumed_from > 0 for outcome in outcomes)
+
+
+def test_one_changed_bit_one_lost_tensor_and_one_changed_metric_are_each_noticed():
+    run = {"g/w": np.array([1.0, 2.0], np.float32), "d/w": np.zeros(2, np.float32), "metrics": [{"step": 1}]}
+    changed = run["g/w"].copy()
+    changed.view(np.uint32)[0] ^= 1
+    assert _differences(run, {**run, "g/w": changed}) == ["g/w"]
+    assert _differences(run, {name: run[name] for name in ("g/w", "metrics")}) == ["d/w"]
+    assert _differences(run, {**run, "metrics": [{"step": 2}]}) == ["metrics"]
+    assert _differences(run, {**run, "d/w": -run["d/w"]}) == ["d/w"]  # -0.0 is equal to 0.0 and has other bits
+
+
+def test_a_child_that_fails_for_another_reason_is_reported_with_its_words(tmp_path):
+    import dataclasses
+
+    config = dataclasses.replace(SETTINGS, data="nowhere")
+    with pytest.raises(ProjectError, match="there is no nowhere"):
+        list(prove_resume(tmp_path, kills=1, config=config))

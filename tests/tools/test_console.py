@@ -1,0 +1,64 @@
+import errno
+import logging
+
+import pytest
+
+from dcgan.errors import CheckpointError
+from tools.console import one_line, run, start_logging
+
+
+def ending(main, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(main, [])
+    return ended.value.code, capsys.readouterr().err
+
+
+def fail(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (CheckpointError("it is\n  damaged"), "error: it is damaged\n"),
+        (ValueError("bad value"), "error: bad value\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "x.zip"),
+            "error: No such file or directory: x.zip\n",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device\n"),
+    ],
+)
+def test_an_error_that_a_user_can_cause_is_one_line_and_exit_1(error, line, capsys):
+    assert ending(fail(error), capsys) == (1, line)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(fail(ZeroDivisionError()), [])
+
+
+def test_ctrl_c_exits_with_130(capsys):
+    assert ending(fail(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_the_exit_code_is_what_the_tool_returns(returned, code, capsys):
+    assert ending(lambda argv: returned, capsys)[0] == code
+
+
+def test_debug_level_adds_the_traceback(capsys):
+    start_logging("debug")
+    try:
+        with pytest.raises(SystemExit):
+            run(fail(ValueError("x")), [])
+        assert logging.getLogger("dcgan").isEnabledFor(logging.DEBUG)
+    finally:
+        start_logging("info")
+
+
+def test_an_error_without_words_is_called_by_its_name():
+    assert one_line(ValueError()) == "ValueError"
