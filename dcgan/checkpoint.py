@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save_file as save_safetensors
+from safetensors.numpy import save as save_safetensors
 
 from .errors import CheckpointError
-from .files import PathLike, sha256_file, sync_folder
+from .files import PathLike, sync_folder
 
 FORMAT = 1
 STATE_FILE = "state.json"
@@ -52,20 +52,26 @@ def write_checkpoint(folder: PathLike, groups: Mapping[str, Tensors], state: Map
 
     Args: groups - tensors by name, by group; each group is one file.  state - JSON values; `format`, `files` and
           `checksum` are added.
-    Raises OSError when the disk is full or not writable; nothing of the new checkpoint remains then.
+    Raises OSError when the disk is full or not writable, ValueError or TypeError for a state that is not JSON and for
+    group names that are not small letters; nothing of the new checkpoint remains then.
     """
     folder = Path(folder)
+    for name in groups:
+        if not _GROUP.fullmatch(name):
+            raise ValueError(f"the name of a group must be 1 to 64 small letters or underscores, received {name!r}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)  # of a killed process that had the same number, as in containers
     try:
         aside.mkdir()
         files = {f"{name}.safetensors": _write_group(aside / f"{name}.safetensors", groups[name]) for name in groups}
         _write_state(aside / STATE_FILE, {**state, "format": FORMAT, "files": files})
         sync_folder(aside)
-        if folder.exists():
-            remove_checkpoint(folder)
+        doomed = _take_name(folder) if folder.exists() else None
         aside.rename(folder)
         sync_folder(folder.parent)
+        if doomed:  # only now: deleting takes a while, and until the new one has its name this is all there is
+            shutil.rmtree(doomed)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
@@ -75,21 +81,22 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     """The checked `state.json` of a checkpoint folder, without its tensors. Raises CheckpointError."""
     path = Path(folder) / STATE_FILE
     try:
+        if not path.is_file():  # nor a pipe or a device, which may have no end
+            raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
         if path.stat().st_size > MAX_STATE_BYTES:
             raise CheckpointError(f"{path} is larger than {MAX_STATE_BYTES} bytes and was not read")
         state = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}") from None
+        checksum = _state_checksum(state) if isinstance(state, dict) else None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
+    if not checksum or not isinstance(state.get("files"), dict) or not isinstance(state.get("format"), int):
         raise CheckpointError(f"{path} is not the state of a checkpoint")
-    if state.get("format") != FORMAT:
+    if state["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has format {state.get('format')!r}; this version reads format {FORMAT}. "
+            f"{path} has format {state['format']}; this version reads format {FORMAT}. "
             "Use the version that wrote it."
         )
-    if state.get("checksum") != _state_checksum(state):
+    if state.get("checksum") != checksum:
         raise CheckpointError(f"{path} was changed or damaged: its checksum does not match")
     return state
 
@@ -106,8 +113,10 @@ def read_checkpoint(folder: PathLike, only: Iterable[str] | None = None) -> Chec
     groups = {}
     for file_name, entry in state["files"].items():
         name, suffix = os.path.splitext(file_name)
-        if suffix != ".safetensors" or not _GROUP.fullmatch(name) or not isinstance(entry, dict):
-            raise CheckpointError(f"{folder / STATE_FILE} lists a file that no checkpoint has: {file_name!r}")
+        if suffix != ".safetensors" or not _GROUP.fullmatch(name):
+            raise CheckpointError(f"{folder / STATE_FILE} lists a file that no checkpoint has: {file_name!r:.200}")
+        if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
+            raise CheckpointError(f"{folder / STATE_FILE} does not say how many bytes {file_name} holds")
         if wanted is None or name in wanted:
             groups[name] = _read_group(folder / file_name, entry)
     missing = (wanted or set()) - set(groups)
@@ -141,11 +150,7 @@ def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint
 
 def remove_checkpoint(folder: PathLike) -> None:
     """Delete a checkpoint folder. It loses its name first, so that a crash leaves no torn checkpoint behind."""
-    folder = Path(folder)
-    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(_take_name(Path(folder)))
 
 
 def remove_leftovers(root: PathLike) -> None:
@@ -156,23 +161,35 @@ def remove_leftovers(root: PathLike) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _take_name(folder: Path) -> Path:
+    """Rename a checkpoint so that nothing lists it any more, and return where it is now."""
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    return folder.rename(doomed)
+
+
 def _write_group(path: Path, tensors: Tensors) -> dict[str, Any]:
-    save_safetensors({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, str(path))
-    with open(path, "rb") as stream:
+    # Not safetensors' save_file: it reports a full disk as its own error and makes files that only their owner reads.
+    content = save_safetensors({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()})
+    with open(path, "wb") as stream:
+        stream.write(content)
+        stream.flush()
         os.fsync(stream.fileno())
-    return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
 def _read_group(path: Path, entry: Mapping[str, Any]) -> Tensors:
     try:
+        if not path.is_file():  # nor a pipe or a device, which may have no end
+            raise CheckpointError(f"{path} is missing or not a file")
         size = path.stat().st_size
-        if size != entry.get("bytes"):
-            raise CheckpointError(
-                f"{path} holds {size} bytes, expected {entry.get('bytes')}: it is truncated or changed"
-            )
+        if size != entry["bytes"]:
+            raise CheckpointError(f"{path} holds {size} bytes, expected {entry['bytes']}: it is truncated or changed")
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise CheckpointError(f"{path} holds {size} bytes, more than there is memory for") from None
     if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
         raise CheckpointError(f"{path} was changed or damaged: its SHA-256 does not match")
     try:
@@ -182,6 +199,7 @@ def _read_group(path: Path, entry: Mapping[str, Any]) -> Tensors:
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
+    state = json.loads(json.dumps(state, allow_nan=False))  # as it will be read: names are text, tuples are lists
     state = {**state, "checksum": _state_checksum(state)}
     with open(path, "w", encoding="utf-8") as stream:
         json.dump(state, stream, indent=2, ensure_ascii=False, allow_nan=False)

@@ -351,16 +351,19 @@ class AdversarialModel(paddle.Model):
         if problems:
             raise CheckpointError(f"{checkpoint.folder} does not fit this model: " + "; ".join(problems))
         state = checkpoint.state
+        counters = {name: state.get(name) for name in ("epoch", "epoch_step", "global_step", "seed")}
+        if not all(type(value) is int and value >= 0 for value in counters.values()):
+            raise CheckpointError(f"{checkpoint.folder} has counters that are none: {counters}")
         for _, pairs in restore:
             for tensor, value in pairs:
                 tensor.set_value(paddle.to_tensor(value).astype(tensor.dtype))
         for name, scaler in self._scalers.items():
-            if name in state["scalers"]:
+            if name in state.get("scalers", {}):
                 scaler.load_state_dict(_scaler_tensors(state["scalers"][name]))
-        self.epoch, self.epoch_step = int(state["epoch"]), int(state["epoch_step"])
-        self.global_step, self.seed = int(state["global_step"]), int(state["seed"])
+        self.epoch, self.epoch_step = counters["epoch"], counters["epoch_step"]
+        self.global_step, self.seed = counters["global_step"], counters["seed"]
         self._statistics_are_stale = True
-        return dict(state["extra"])
+        return dict(state.get("extra", {}))
 
     def gradient_norms(self) -> dict[str, paddle.Tensor]:
         """L2 norm of the gradients that the last iteration used, of each network, still on the device."""

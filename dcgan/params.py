@@ -1,13 +1,12 @@
-"""`generator.params`, the tutorial's file: a pickled dict of arrays, read without running anything in it.
+"""`generator.params`, the tutorial's file: a pickled dict of arrays. Written plainly, read without running anything in it.
 
-A pickle is a program. The reader below first looks at every instruction and refuses those that a dict of arrays does
-not need, then runs the rest with inert stand-ins in place of numpy's constructors: nothing in the file can name a
-function, and no array takes more memory than the file itself holds.
+A pickle is a program for a small machine that can call any function there is. The reader below is such a machine
+without the calls: it knows the instructions that a dict of arrays needs, writes down what numpy would have been asked,
+and makes arrays of these notes itself when all is checked. They take no more memory than the file.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 import pickletools
@@ -22,21 +21,38 @@ from .files import PathLike, atomic_write
 
 MAX_BYTES = 4 << 30
 MAX_INSTRUCTIONS = 20_000  # the generator of 256x256 needs under 2,000; bounds nesting too
-_DTYPES = {"f2": np.float16, "f4": np.float32, "f8": np.float64, "i4": np.int32, "i8": np.int64}
+MAX_DIMENSIONS = 32  # numpy 1's own limit; bounds the product of a shape
+_DTYPES = frozenset(["f2", "f4", "f8", "i4", "i8"])
 # Paddle 2.0 added a table from structured names to its internal ones; it is of no use to anyone else.
 _NAME_TABLE = "StructuredToParameterName@@"
-# Instructions that build dicts, tuples, strings, numbers and bytes, and the three that build an array.
-_ALLOWED = frozenset(
-    "PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 MEMOIZE BINPUT "
-    "LONG_BINPUT BINGET LONG_BINGET BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BININT "
-    "BININT1 BININT2 LONG1 NONE NEWTRUE NEWFALSE GLOBAL STACK_GLOBAL REDUCE BUILD".split()
+
+# What a file may name, as module and name, and what it stands for here.
+_KINDS = {
+    "numpy.core.multiarray _reconstruct": "array",
+    "numpy._core.multiarray _reconstruct": "array",
+    "numpy ndarray": "array type",  # an argument of the one above
+    "numpy dtype": "dtype",
+    "_codecs encode": "bytes",  # how protocol 2 spells bytes: as text in latin1
+    "__builtin__ bytes": "bytes",  # and no bytes at all
+    "builtins tuple": "pair",  # some Paddle versions save a tensor as (name, array)
+    "__builtin__ tuple": "pair",
+}
+_LITERALS = frozenset(
+    ["BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"]
+    + ["BININT", "BININT1", "BININT2", "LONG1"]
 )
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_MARK = object()
 
 
 def write_params(path: PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     """Write a dict of arrays as the tutorial's `paddle.save` does; its `paddle.load` reads it. Atomic."""
+    content = pickle.dumps({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, protocol=2)
+    # numpy 2 names a module that numpy 1 does not have; both have the old name. It stands once, before any content.
+    content = content.replace(b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\n_reconstruct\n", 1)
     with atomic_write(path) as stream:
-        pickle.dump({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, stream, protocol=2)
+        stream.write(content)
 
 
 def read_params(path: PathLike) -> dict[str, np.ndarray]:
@@ -47,122 +63,153 @@ def read_params(path: PathLike) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may have no end
+            raise CheckpointError(f"{path} is not a file")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise CheckpointError(f"{path} holds {size} bytes, at most {MAX_BYTES} are read")
-        content = path.read_bytes()
+        return _arrays(_describe(path.read_bytes()), size)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    _refuse_programs(path, content)
-    try:
-        loaded = _ArraysOnly(io.BytesIO(content)).load()
-        return _arrays(loaded)
-    except (CheckpointError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} was refused: {error}. Only a dict of arrays is read.") from None
-    except (ValueError, TypeError, EOFError, AttributeError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path} is not a whole .params file: {error or type(error).__name__}") from None
+    except _Refusal as refusal:
+        raise CheckpointError(f"{path} was refused: {refusal}. Only a dict of arrays is read.") from None
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path} is not a whole .params file: {reason}") from None
 
 
-def _refuse_programs(path: Path, content: bytes) -> None:
-    """Raise CheckpointError for any instruction that a dict of arrays does not need, before the first one runs."""
-    count = 0
-    try:
-        for opcode, argument, position in pickletools.genops(content):
-            count += 1
-            if count > MAX_INSTRUCTIONS:
-                raise CheckpointError(f"{path} was refused: more than {MAX_INSTRUCTIONS} instructions")
-            if opcode.name not in _ALLOWED:
-                raise CheckpointError(
-                    f"{path} was refused: instruction {opcode.name} at byte {position} does more than hold arrays"
-                )
-            if opcode.name == "LONG_BINPUT" and argument > count:
-                raise CheckpointError(f"{path} was refused: instruction at byte {position} asks for absurd memory")
-    except (ValueError, IndexError, OverflowError) as error:
-        raise CheckpointError(f"{path} is not a whole .params file: {error}") from None
+class _Refusal(Exception):
+    """The file asks for something that a dict of arrays does not need. The message says for what."""
 
 
-class _Dtype:
-    """Stands in for numpy.dtype: remembers the type's name and byte order."""
+class _Note:
+    """Something the file wants made: what kind of thing, of which arguments (None: not called yet), with which state."""
 
-    def __init__(self, name: str, *_: Any):
-        self.name, self.order = name, "<"
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
+    def __init__(self, kind: str, arguments: tuple | None = None):
+        self.kind, self.arguments, self.state = kind, arguments, None
 
 
-class _Array:
-    """Stands in for numpy.ndarray: remembers what numpy would be told, and makes the array only when all is checked."""
+def _describe(content: bytes) -> Any:
+    """What the pickle `content` would make, of dicts, tuples, texts, bytes, numbers and notes.
 
-    def __init__(self, *_: Any):
-        self.state: tuple = ()
-
-    def __setstate__(self, state: tuple) -> None:
-        self.state = state
-
-    def build(self) -> np.ndarray:
-        _, shape, dtype, fortran_order, content = self.state
-        if not isinstance(dtype, _Dtype) or dtype.name not in _DTYPES or dtype.order not in "<=|":
-            raise CheckpointError("it holds an array that is neither of floats nor of integers in little-endian order")
-        if not isinstance(content, bytes) or not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise CheckpointError("it holds an array whose shape or content is not one")
-        flat_type = np.dtype(_DTYPES[dtype.name])
-        if math.prod(shape) * flat_type.itemsize != len(content):
-            raise CheckpointError(f"an array of shape {tuple(shape)} does not fit its {len(content)} bytes")
-        return np.frombuffer(content, flat_type).reshape(shape, order="F" if fortran_order else "C").copy(order="C")
-
-
-class _Latin1:
-    """Stands in for _codecs.encode, by which protocol 2 spells bytes."""
-
-    def __new__(cls, text: str, encoding: str = "latin1") -> Any:
-        if not isinstance(text, str) or encoding != "latin1":
-            raise CheckpointError("it encodes text in a way that no array does")
-        return text.encode("latin1")
-
-    def __setstate__(self, state: Any) -> None:
-        raise CheckpointError("it gives a state to text")
-
-
-class _Pair:
-    """Stands in for tuple: some Paddle versions save a tensor as (name, array)."""
-
-    def __new__(cls, items: tuple = ()) -> Any:
-        return tuple(items)
-
-    def __setstate__(self, state: Any) -> None:
-        raise CheckpointError("it gives a state to a tuple")
-
-
-# Classes only, each with its own __setstate__: BUILD can then not write attributes into this module's objects.
-_STAND_INS = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Latin1,
-    ("builtins", "tuple"): _Pair,
-    ("__builtin__", "tuple"): _Pair,
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _STAND_INS:
-            raise CheckpointError(f"it asks for {module}.{name}, which an array does not need")
-        return _STAND_INS[module, name]
+    Tuples are never compared, hashed or printed: one that holds another twice, and so on, would take forever.
+    """
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
+        name = opcode.name
+        if count >= MAX_INSTRUCTIONS:
+            raise _Refusal(f"more than {MAX_INSTRUCTIONS} instructions")
+        if name in _LITERALS:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "EMPTY_DICT":
+            stack.append({})
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in _TUPLES:
+            stack.append(tuple([stack.pop() for _ in range(_TUPLES[name])][::-1]))
+        elif name == "TUPLE":
+            stack.append(tuple(_pop_to_mark(stack)))
+        elif name == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            _set_items(stack[-1], [key, value])
+        elif name == "SETITEMS":
+            items = _pop_to_mark(stack)
+            _set_items(stack[-1], items)
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            stack.append(_named(argument))
+        elif name == "STACK_GLOBAL":
+            function, module = stack.pop(), stack.pop()
+            stack.append(_named(f"{module} {function}" if isinstance(module, str) else ""))
+        elif name == "REDUCE":
+            arguments, function = stack.pop(), stack.pop()
+            if not isinstance(function, _Note) or function.arguments is not None or not isinstance(arguments, tuple):
+                raise _Refusal(f"instruction REDUCE at byte {position} calls what no array needs")
+            stack.append(_Note(function.kind, arguments))
+        elif name == "BUILD":
+            state = stack.pop()
+            if not isinstance(stack[-1], _Note) or stack[-1].arguments is None:
+                raise _Refusal(f"instruction BUILD at byte {position} changes what is not an array")
+            stack[-1].state = state
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise _Refusal(f"instruction {name} at byte {position} does more than hold arrays")
+    return stack.pop()
 
 
-def _arrays(loaded: Any) -> dict[str, np.ndarray]:
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"it holds a {type(loaded).__name__}")
-    result = {}
-    for name, value in loaded.items():
+def _pop_to_mark(stack: list[Any]) -> list[Any]:
+    items = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items[::-1]
+
+
+def _set_items(target: Any, items: list[Any]) -> None:
+    names = items[::2]
+    if not isinstance(target, dict) or len(items) % 2 or not all(isinstance(name, str) for name in names):
+        raise _Refusal("it holds a dict whose keys are not names")
+    target.update(zip(names, items[1::2]))
+
+
+def _named(name: str) -> _Note:
+    if name not in _KINDS:
+        raise _Refusal(f"it asks for {name.replace(' ', '.')[:100]!r}, which an array does not need")
+    return _Note(_KINDS[name])
+
+
+def _arrays(described: Any, most_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays of a described dict, by name. `most_bytes` bounds their sum: one array can stand under many names."""
+    if not isinstance(described, dict):
+        raise _Refusal("it holds something else than a dict")
+    result, total = {}, 0
+    for name, value in described.items():
         if name == _NAME_TABLE:
             continue
+        if isinstance(value, _Note) and value.kind == "pair" and value.arguments:
+            value = value.arguments[0]
         if isinstance(value, tuple) and len(value) == 2:
             value = value[1]
-        if not isinstance(name, str) or not isinstance(value, _Array):
-            raise CheckpointError(f"its entry {name!r} is not an array")
-        result[name] = value.build()
+        if not isinstance(value, _Note) or value.kind != "array" or not isinstance(value.state, tuple):
+            raise _Refusal(f"its entry {name[:100]!r} is not an array")
+        _, shape, dtype, fortran_order, content = value.state
+        shape, flat_type = _checked_shape(shape), _checked_dtype(dtype)
+        size = math.prod(shape) * flat_type.itemsize
+        total += size
+        if total > most_bytes:
+            raise _Refusal(f"its arrays up to {name[:100]!r} would take more memory than the file")
+        flat = np.frombuffer(_checked_bytes(content, size), flat_type)
+        result[name] = flat.reshape(shape, order="F" if fortran_order else "C").copy(order="C")
     return result
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    is_shape = isinstance(shape, tuple) and len(shape) <= MAX_DIMENSIONS
+    if not is_shape or not all(isinstance(n, int) and 0 <= n <= MAX_BYTES for n in shape):
+        raise _Refusal("it holds an array whose shape is not one")
+    return shape
+
+
+def _checked_dtype(dtype: Any) -> np.dtype:
+    if isinstance(dtype, _Note) and dtype.kind == "dtype" and dtype.arguments and isinstance(dtype.state, tuple):
+        name, order = dtype.arguments[0], dtype.state[1]
+        if isinstance(name, str) and name in _DTYPES and isinstance(order, str) and order in ("<", "="):
+            return np.dtype("<" + name)
+    raise _Refusal("it holds an array that is neither of floats nor of integers in little-endian order")
+
+
+def _checked_bytes(content: Any, size: int) -> bytes:
+    """`content`, bytes or a note of them, if there are `size`: looked at before a copy is made."""
+    is_right = isinstance(content, bytes)
+    if isinstance(content, _Note) and content.kind == "bytes":
+        content, encoding = content.arguments or ("", "latin1")
+        is_right = isinstance(content, str) and encoding == "latin1"
+    if not is_right or len(content) != size:
+        raise _Refusal(f"it holds an array whose content is not the {size} bytes of its shape")
+    return content.encode("latin1") if isinstance(content, str) else content

@@ -213,13 +213,16 @@ def _fit(
 
 def packed_data(config: TrainConfig) -> PackedData:
     """The training pictures, packed now or found packed under work/data."""
-    return cached_packed(
+    log.info("Data: %s (packed once, kept under %s)", config.data or "cartoon", DATA_CACHE)
+    packed = cached_packed(
         config.data or "cartoon",
         root=DATA_CACHE,
         image_size=config.image_size,
         crop=config.crop,
         workers=config.workers,
     )
+    log.info("%d pictures of %d x %d pixels", len(packed), config.image_size, config.image_size)
+    return packed
 
 
 def count_pictures(config: TrainConfig) -> int:
@@ -280,7 +283,11 @@ def describe(config: TrainConfig, picture_count: int) -> str:
 def _restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, data: PackedData) -> dict[str, Any]:
     """Load the checkpoint if it belongs to this config and data. Raises CheckpointError listing what differs."""
     problems = differences(saved_config(found), config)
-    saved_data = found.state["extra"].get("data")
+    extra = found.state["extra"]  # a dict: it holds the config
+    for name in ("spread", "distance", "rollbacks"):
+        if type(extra.get(name)) not in (int, float, type(None)):
+            raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
+    saved_data = extra.get("data")
     if saved_data != _identity(data):
         problems.append(f"data: saved {saved_data}, found {_identity(data)}")
     if problems:

@@ -35,7 +35,7 @@ _LN2 = 0.6931471805599453
 
 
 def latents(seeds: int | Sequence[int] | np.ndarray, latent_dim: int) -> np.ndarray:
-    """Standard normal latents, one row a seed: float32 [N, latent_dim], within +-6.3.
+    """Standard normal latents, one row a seed: float32 [N, latent_dim], within +-6.34.
 
     Args: seeds - one whole number or N of them, each 0 .. 4294967295.  latent_dim - numbers per seed, at least 1.
     The row of a seed is the same alone or among a million, on every machine, and a longer row begins with the shorter.
@@ -48,7 +48,9 @@ def check_seeds(seeds: int | Sequence[int] | np.ndarray) -> np.ndarray:
     """`seeds` as uint32 [N]. Raises ValueError naming the first that is not a whole number of 0 .. 4294967295."""
     values = np.atleast_1d(np.asarray(seeds))
     if values.size and values.dtype.kind not in "iu":
-        raise ValueError(f"a seed must be a whole number of 0 .. {MAX_SEED}, received {values.flat[0]!r}")
+        items = values.reshape(-1).tolist()
+        first = next((v for v in items if not isinstance(v, int) or not 0 <= v <= MAX_SEED), items[0])
+        raise ValueError(f"a seed must be a whole number of 0 .. {MAX_SEED}, received {first!r}")
     wrong = values[(values < 0) | (values > MAX_SEED)]
     if wrong.size:
         raise ValueError(f"a seed must be a whole number of 0 .. {MAX_SEED}, received {int(wrong.flat[0])}")

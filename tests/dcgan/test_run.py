@@ -204,18 +204,43 @@ def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(config
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(config, monkeypatch):
     import dcgan.checkpoint as module
 
-    write = module.save_safetensors
+    write = module._write_group
 
-    def full(tensors, path):
-        if "step-00000006" in path:
-            raise OSError(28, "No space left on device", path)
-        write(tensors, path)
+    def full(path, tensors):
+        if "step-00000006" in str(path):
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, tensors)
 
-    monkeypatch.setattr(module, "save_safetensors", full)
+    monkeypatch.setattr(module, "_write_group", full)
     with pytest.raises(OSError, match="No space left"):
         runs.train(config)
     kept = list_checkpoints("work/train/00000-faces/checkpoints")
     assert kept[-1].name == "step-00000004" and read_checkpoint(kept[-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"global_step": -1}, "counters that are none"),
+        ({"epoch": "1"}, "counters that are none"),
+        ({"extra": None}, "no usable config"),
+        ({"extra": {"config": {"epochs": "many"}}}, "no usable config: epochs must be of type int"),
+        ({"extra": {"config": {"surprise": 1}}}, "no usable config: unknown setting 'surprise'"),
+        ({"spread": "wide"}, "spread that is no number"),
+    ],
+)
+def test_a_checkpoint_with_a_strange_state_is_refused_in_words(config, change, words):
+    from dcgan.checkpoint import write_checkpoint
+
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    saved = read_checkpoint(run / "checkpoints" / "step-00000002")
+    state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
+    if "spread" in change:
+        change = {"extra": {**state["extra"], **change}}
+    write_checkpoint(saved.folder, saved.groups, {**state, **change})
+    with pytest.raises(CheckpointError, match=words):
+        found = runs.find_checkpoint(run)
+        runs.train(dataclasses.replace(runs.saved_config(found), epochs=3), found)
 
 
 def test_describe_writes_nothing(config, work_folder):
