@@ -1,0 +1,184 @@
+"""Pictures of many seeds, written while they are made: any number of them in the same memory, and resumable.
+
+The model runs in the calling thread, a few writer threads encode and write. Only a handful of batches exist at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from . import images
+from .files import atomic_write
+from .progress import progress
+from .runtimes import Runtime
+from .seeds import Seeds
+
+GRID_PICTURES = 100
+Batch = tuple  # (seeds: list[int], pictures: uint8 [N, 3, S, S])
+
+
+class Scores:
+    """Probability by a discriminator that a picture is a real one, seed by seed, streamed into a JSON file."""
+
+    def __init__(self, discriminator: Runtime, stream: IO[bytes]):
+        self._discriminator, self._stream = discriminator, stream
+        self._count, self._sum = 0, 0.0
+        self.lowest: tuple[float, int] = (2.0, -1)  # probability, seed
+        self.highest: tuple[float, int] = (-1.0, -1)
+
+    @property
+    def mean(self) -> float:
+        """Mean probability of the pictures so far."""
+        return self._sum / self._count
+
+    def add(self, seeds: list[int], pictures: np.ndarray) -> None:
+        """Score pictures, float32 [N, 3, S, S] in [-1, 1]."""
+        logits = self._discriminator.run(pictures)[:, 0].astype(np.float64)
+        for seed, logit in zip(seeds, np.clip(logits, -700, 700)):  # beyond, exp overflows
+            score = float(1.0 / (1.0 + np.exp(-logit)))
+            self._stream.write(f'{"," if self._count else "{"}\n  "{seed}": {json.dumps(round(score, 6))}'.encode())
+            self._count, self._sum = self._count + 1, self._sum + score
+            self.lowest, self.highest = min(self.lowest, (score, seed)), max(self.highest, (score, seed))
+
+    def finish(self) -> None:
+        """Close the JSON object."""
+        self._stream.write(b"\n}\n")
+
+
+def write_pictures(
+    generator: Runtime,
+    seeds: Seeds,
+    folder: Path,
+    *,
+    suffix: str = ".png",
+    batch_size: int = 32,
+    with_grid: bool = True,
+    discriminator: Runtime | None = None,
+) -> tuple[int, Scores | None]:
+    """Write `seed-000007.png` and so on into `folder`, made if need be; `grid.png` of the first 100; `scores.json`.
+
+    Args: suffix - .png, .jpg or .npz; the last is one `images.npz` (images uint8 [N, 3, S, S], seeds uint32 [N]).
+          discriminator - its opinion goes into `scores.json`.
+    Returns how many pictures were written, and the scores. Pictures that are there, whole and of this very model, stay
+    as they are; `images.npz` is always made anew. Raises OSError, ModelError; each file is then whole or as it was.
+    """
+    model_id = generator.model_id
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = progress(seeds, len(seeds), "pictures")
+    shown: list[np.ndarray] = []
+    with contextlib.ExitStack() as stack:
+        scores = None
+        if discriminator is not None:
+            scores = Scores(discriminator, stack.enter_context(atomic_write(folder / "scores.json")))
+        if suffix != ".npz":
+            # pictures that are there are made again only if the grid or the scores need them
+            always = len(seeds) if scores else GRID_PICTURES if with_grid else 0
+            wanted = _missing(wanted, folder, suffix, model_id, always)
+        batches = _batches(generator, wanted, batch_size, scores)
+        if with_grid:
+            batches = _watched(batches, shown)
+        if suffix == ".npz":
+            written = _write_npz(batches, seeds, folder / "images.npz", generator.signature.output_shape)
+        else:
+            written = _write_files(batches, folder, suffix, model_id)
+        if scores:
+            scores.finish()
+    if with_grid:
+        content = images.encode(images.grid(np.stack(shown)), ".png", f"model {model_id}")
+        _write_file(folder / "grid.png", content)
+    return written, scores
+
+
+def picture_path(folder: Path, seed: int, suffix: str) -> Path:
+    """Where the picture of a seed belongs."""
+    return folder / f"seed-{seed:06}{suffix}"
+
+
+def _comment(seed: int, model_id: str) -> str:
+    return f"seed {seed}, model {model_id}"
+
+
+def _missing(seeds: Iterable[int], folder: Path, suffix: str, model_id: str, always: int) -> Iterator[int]:
+    """The seeds whose picture is not there or not whole, and in any case the first `always` ones."""
+    for position, seed in enumerate(seeds):
+        path = picture_path(folder, seed, suffix)
+        if position < always or not images.is_whole(path, _comment(seed, model_id)):
+            yield seed
+
+
+def _batches(generator: Runtime, seeds: Iterable[int], batch_size: int, scores: Scores | None) -> Iterator[Batch]:
+    rest = iter(seeds)
+    while True:
+        batch = list(itertools.islice(rest, batch_size))
+        if not batch:
+            return
+        pictures = generator.generate(batch, batch_size)
+        if scores:
+            scores.add(batch, pictures)
+        yield batch, images.to_uint8(pictures)
+
+
+def _watched(batches: Iterable[Batch], shown: list[np.ndarray]) -> Iterator[Batch]:
+    """The same batches; the first pictures are copied to `shown`, for the grid."""
+    for seeds, pictures in batches:
+        shown.extend(pictures[: GRID_PICTURES - len(shown)].copy())
+        yield seeds, pictures
+
+
+def _write_files(batches: Iterable[Batch], folder: Path, suffix: str, model_id: str) -> int:
+    """Let a few threads write the batches; returns the number of files written."""
+    writers = max(2, min(8, os.cpu_count() or 1))
+    waiting: deque[Future[int]] = deque()
+    written = 0
+    with ThreadPoolExecutor(writers) as pool:  # when the model fails or is interrupted, what it made is still written
+        for batch in batches:
+            waiting.append(pool.submit(_write_batch, batch, folder, suffix, model_id))
+            while len(waiting) > 2 * writers:  # the bound of this program's memory
+                written += waiting.popleft().result()
+        return written + sum(future.result() for future in waiting)
+
+
+def _write_batch(batch: Batch, folder: Path, suffix: str, model_id: str) -> int:
+    written = 0
+    for seed, picture in zip(*batch):
+        path, comment = picture_path(folder, seed, suffix), _comment(seed, model_id)
+        if not images.is_whole(path, comment):
+            _write_file(path, images.encode(picture, suffix, comment))
+            written += 1
+    return written
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    # a picture that a power cut damages is made again by the next run
+    with atomic_write(path, durable=False) as stream:
+        stream.write(content)
+
+
+def _write_npz(batches: Iterable[Batch], seeds: Seeds, path: Path, shape: tuple[int, ...]) -> int:
+    """Stream the batches into an .npz file: numpy itself would want all pictures at once."""
+    with atomic_write(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as entry:
+            _npy_header(entry, "|u1", (len(seeds), *shape))
+            for _, pictures in batches:
+                entry.write(pictures.tobytes())
+        with archive.open("seeds.npy", "w", force_zip64=True) as entry:
+            _npy_header(entry, "<u4", (len(seeds),))
+            rest = iter(seeds)
+            for chunk in iter(lambda: list(itertools.islice(rest, 65536)), []):
+                entry.write(np.array(chunk, "<u4").tobytes())
+    return len(seeds)
+
+
+def _npy_header(stream: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})

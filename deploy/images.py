@@ -1,0 +1,77 @@
+"""Pictures as numbers and as files' contents: RGB, channels first, rows from top to bottom.
+
+A file carries a comment that says which seed and which model it shows, so that a later run knows what it need not make
+again, and a person where a picture came from.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_JPG_START, _JPG_END = b"\xff\xd8\xff\xe0", b"\xff\xd9"
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """uint8 pictures of the same shape from floats in [-1, 1]: -1 -> 0, 1 -> 255, rounded to the nearest level."""
+    return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+
+
+def grid(images_uint8: np.ndarray, gap: int = 2) -> np.ndarray:
+    """One picture of N: uint8 [3, H', W'] from uint8 [N, 3, H, W], as square as N allows, white gaps between."""
+    n, _, height, width = images_uint8.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    canvas = np.full((3, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, np.uint8)
+    for i, image in enumerate(images_uint8):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas
+
+
+def to_bgr(image_uint8: np.ndarray) -> np.ndarray:
+    """What OpenCV takes: uint8 [H, W, BGR] from uint8 [3, H, W] RGB."""
+    return np.ascontiguousarray(image_uint8[::-1].transpose(1, 2, 0))
+
+
+def encode(image_uint8: np.ndarray, suffix: str, comment: str = "") -> bytes:
+    """The content of a .png or .jpg file of an RGB picture, uint8 [3, H, W], with `comment` (ASCII) inside."""
+    done, encoded = cv2.imencode(suffix, to_bgr(image_uint8))
+    if not done:
+        raise ValueError(f"OpenCV could not encode a picture of shape {image_uint8.shape} as {suffix}")
+    content = encoded.tobytes()
+    # behind the header, which both formats want first: PNG's is 33 bytes, JPEG's says its own length
+    position = 33 if suffix == ".png" else 4 + struct.unpack_from(">H", content, 4)[0]
+    return content[:position] + _comment(suffix, comment) + content[position:]
+
+
+def is_whole(path: Path, comment: str) -> bool:
+    """Whether the .png or .jpg file is there with this comment, from its first byte to its last.
+
+    Reads the two ends only: damage in the middle is not seen, but a file cut short or of another model is.
+    """
+    is_png = path.suffix == ".png"
+    start, end = (_PNG_START, _PNG_END) if is_png else (_JPG_START, _JPG_END)
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(512)
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(end)))
+            tail = stream.read()
+    except FileNotFoundError:
+        return False
+    return head.startswith(start) and _comment(path.suffix, comment) in head and tail == end
+
+
+def _comment(suffix: str, text: str) -> bytes:
+    content = text.encode("ascii")
+    if suffix == ".png":
+        chunk = b"tEXt" + b"Comment\0" + content
+        return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\xff\xfe" + struct.pack(">H", len(content) + 2) + content

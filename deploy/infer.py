@@ -1,0 +1,208 @@
+"""Faces from an exported generator, on the command line: `python deploy/infer.py --n 100`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder: its names are no top-level modules
+
+from deploy.manifest import ModelError
+from deploy.seeds import Seeds
+
+EXAMPLES = """examples:
+  python deploy/infer.py --n 100
+  python deploy/infer.py --seeds 0,7,100-199 --format jpg --out faces
+  python deploy/infer.py --interpolate 3,14,15 --frames 90 --out walk.mp4
+
+Pictures that are in --out already, whole and of this model, are not made again: start an interrupted run once more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = parse(argv)
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        message, code = "interrupted; the files that are there are whole. Start the same command again to go on.", 130
+    except (ModelError, ValueError, OSError, ImportError, MemoryError) as error:
+        if arguments.log_level == "debug":
+            logging.exception("traceback")
+        message, code = f"error: {_sentence(error)}", 1
+    print(message, file=sys.stderr)
+    return code
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments, checked and complete: `seeds` is a Seeds, `out` a Path."""
+    parser = argparse.ArgumentParser(
+        prog="infer.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_argument_group("what to make")
+    what.add_argument("--n", type=_whole(1), metavar="N", help="number of pictures (default: 100)")
+    what.add_argument("--seed", type=_whole(0), metavar="S", help="the first of their seeds (default: 0)")
+    what.add_argument("--seeds", type=_seeds, metavar="LIST", help="the seeds themselves: 0,7,100-199")
+    what.add_argument(
+        "--interpolate", type=_seeds, metavar="LIST", help="a film instead: from face to face and back to the first"
+    )
+    what.add_argument("--frames", type=_whole(2), default=60, help="frames of the film (default: 60)")
+    what.add_argument("--fps", type=_whole(1, 50), default=25, help="frames per second, at most 50 (default: 25)")
+    what.add_argument("--scale", type=_whole(1, 16), default=4, help="enlarge the film, not the pictures (default: 4)")
+    what.add_argument("--score", action="store_true", help="let the exported discriminator judge: scores.json")
+    what.add_argument("--verify", action="store_true", help="only check files and pictures against the export's own")
+    where = parser.add_argument_group("from where and to where")
+    where.add_argument("--model", type=Path, default=Path("work/export"), help="export folder (default: work/export)")
+    where.add_argument("--out", type=Path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif")
+    where.add_argument("--format", choices=("png", "jpg", "npz"), default="png", help="npz: one file (default: png)")
+    where.add_argument(
+        "--grid", action=argparse.BooleanOptionalAction, default=True, help="grid.png of the first 100 (default: yes)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--backend", choices=("auto", "onnxruntime", "paddle"), default="auto", help="(default: auto)")
+    how.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="(default: auto)")
+    how.add_argument("--threads", type=_whole(0, 1024), default=0, help="0 is every core (default: 0)")
+    how.add_argument("--batch-size", type=_whole(1, 4096), default=32, help="pictures per call (default: 32)")
+    how.add_argument("--json", action="store_true", help="the result as one line of JSON on stdout")
+    how.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
+    )
+    arguments = parser.parse_args(argv)
+    _complete(parser, arguments)
+    return arguments
+
+
+def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    modes = [name for name in ("score", "verify", "interpolate") if getattr(arguments, name)]
+    if len(modes) > 1:
+        parser.error(f"--{modes[0]} and --{modes[1]} exclude each other")
+    if arguments.seeds is not None and (arguments.n is not None or arguments.seed is not None):
+        parser.error("--seeds excludes --n and --seed")
+    if arguments.interpolate is not None:
+        if not 2 <= len(arguments.interpolate) <= arguments.frames:
+            parser.error("--interpolate needs at least two seeds, and --frames at least one frame for each of them")
+        arguments.out = arguments.out or Path("work/generate/walk.mp4")
+        if arguments.out.suffix not in (".mp4", ".gif"):
+            parser.error(f"--out must name an .mp4 or .gif file with --interpolate, received {arguments.out}")
+    if arguments.seeds is None:
+        first = arguments.seed or 0
+        try:
+            arguments.seeds = Seeds(range(first, first + (100 if arguments.n is None else arguments.n)))
+        except ValueError as error:
+            parser.error(str(error))
+    arguments.out = arguments.out or Path("work/generate")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    start = time.monotonic()
+    if arguments.verify:
+        return _verify(arguments)
+    from deploy.runtimes import load_discriminator, load_generator  # numpy: not for --help and wrong usage
+
+    where = {"backend": arguments.backend, "device": arguments.device, "threads": arguments.threads}
+    generator = load_generator(arguments.model, **where)
+    result: dict[str, Any] = {"out": str(arguments.out), "backend": generator.backend, "device": generator.device}
+    if arguments.interpolate is not None:
+        text = _walk(arguments, generator, result)
+    else:
+        discriminator = load_discriminator(arguments.model, **where) if arguments.score else None
+        text = _pictures(arguments, generator, discriminator, result)
+    result["seconds"] = round(time.monotonic() - start, 3)
+    print(json.dumps(result) if arguments.json else f"{text} ({generator.backend}, {generator.device})")
+    return 0
+
+
+def _pictures(arguments: argparse.Namespace, generator: Any, discriminator: Any, result: dict[str, Any]) -> str:
+    from deploy.generate import write_pictures
+
+    written, scores = write_pictures(
+        generator,
+        arguments.seeds,
+        arguments.out,
+        suffix=f".{arguments.format}",
+        batch_size=arguments.batch_size,
+        with_grid=arguments.grid,
+        discriminator=discriminator,
+    )
+    count = len(arguments.seeds)
+    result.update(pictures=count, written=written)
+    text = f"{count:,} pictures in {arguments.out}"
+    if written < count:
+        text += f", {count - written:,} of them were there"
+    if scores is not None:
+        (low, low_seed), (high, high_seed) = scores.lowest, scores.highest
+        result["score"] = {"mean": scores.mean, "lowest": [low_seed, low], "highest": [high_seed, high]}
+        text += f"; taken for real with {scores.mean:.3f} (seed {low_seed}: {low:.3f} .. seed {high_seed}: {high:.3f})"
+    return text
+
+
+def _walk(arguments: argparse.Namespace, generator: Any, result: dict[str, Any]) -> str:
+    from deploy.walk import write_walk
+
+    write_walk(
+        generator,
+        list(arguments.interpolate),
+        arguments.out,
+        frames=arguments.frames,
+        fps=arguments.fps,
+        scale=arguments.scale,
+        batch_size=arguments.batch_size,
+    )
+    result["frames"] = arguments.frames
+    return f"{arguments.frames} frames in {arguments.out}"
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from deploy.verify import table, verify
+
+    rows = verify(arguments.model, arguments.backend, arguments.device, arguments.threads)
+    passed = all(row.passed for row in rows)
+    if arguments.json:
+        print(json.dumps({"passed": passed, "rows": [row._asdict() for row in rows]}))
+    else:
+        print(table(rows))
+    if not passed:
+        print("error: the export does not make the pictures here that it made where it was exported", file=sys.stderr)
+    return 0 if passed else 1
+
+
+def _whole(lowest: int, highest: int = 2**32) -> Any:
+    """An argparse type: whole numbers of a range."""
+
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 12 and lowest <= int(text) <= highest):
+            raise argparse.ArgumentTypeError(f"a whole number of {lowest} .. {highest} is expected, received {text!r}")
+        return int(text)
+
+    return convert
+
+
+def _seeds(text: str) -> Seeds:
+    try:
+        return Seeds.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    """One line that says what happened and, where that helps, what to do."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ModuleNotFoundError):
+        requirements = Path(__file__).resolve().with_name("requirements.txt")
+        return f"{error.name} is not installed. Run `python -m pip install -r {requirements}`."
+    if isinstance(error, MemoryError):
+        return "the memory is full. Try a smaller --batch-size."
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

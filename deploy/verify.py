@@ -1,0 +1,124 @@
+"""Does an export still compute on this machine what it computed where it was made?
+
+The export folder brings `reference.npz`: the pictures of a few seeds as the trained network itself made them. Every
+model of the generator that this machine has a runtime for makes them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .files import PathLike
+from .images import to_uint8
+from .latents import latents
+from .manifest import Manifest, ModelEntry, ModelError, read_manifest, read_verified, verify_files
+from .runtimes import BACKENDS, is_installed, load_model
+
+# Largest allowed |difference| of pictures in [-1, 1], where one of 256 levels is 7.8e-3: more than where the export was
+# made, because another processor adds in another order. Half precision keeps 11 bits of every intermediate value.
+TOLERANCES = {"fp32": 2e-4, "fp16": 5e-2}
+LARGEST_TOLERANCE = 0.1
+LARGEST_REFERENCE = 1 << 28  # bytes unpacked; a hostile .npz of some kilobytes could unpack to all the memory there is
+
+
+class Row(NamedTuple):
+    """One model against the reference; differences are of floats in [-1, 1], levels of uint8 values."""
+
+    model: str
+    backend: str
+    device: str
+    max_difference: float
+    mean_difference: float
+    tolerance: float
+    levels_differing: float  # share of uint8 values
+    max_levels: int
+    passed: bool
+
+
+def verify(folder: PathLike, backend: str = "auto", device: str = "auto", threads: int = 0) -> list[Row]:
+    """Check every checksum, then every generator with a float output that can run here, or those of one backend.
+
+    Raises ModelError for a wrong checksum, an export without a reference, or when nothing can run here. A model that
+    computes something else is no error but a row that has not passed.
+    """
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    seeds, expected = _reference(folder, manifest)
+    z = latents(seeds, manifest.latent_dim)
+    rows = []
+    for name, kind in BACKENDS.items():
+        if backend not in ("auto", name) or (backend == "auto" and not is_installed(kind)):
+            continue
+        for model in manifest.models:
+            if (model.network, model.kind) == ("generator", kind) and model.output_dtype != "uint8":
+                runtime = load_model(folder, manifest, model, device, threads)
+                figures = compare(expected, runtime.pictures(z), _tolerance(manifest, model))
+                rows.append(Row(model.files[0], name, runtime.device, *figures))
+    if not rows:
+        raise ModelError(f"no generator of {Path(folder)} can run here with --backend {backend}.")
+    return rows
+
+
+def compare(expected: np.ndarray, found: np.ndarray, tolerance: float) -> tuple[float, float, float, float, int, bool]:
+    """The figures of a Row, from max_difference on, for two float arrays of pictures."""
+    difference = np.abs(found.astype(np.float64) - expected)
+    levels = np.abs(to_uint8(found).astype(np.int16) - to_uint8(expected))
+    largest = float(difference.max())
+    passed = largest <= tolerance
+    return largest, float(difference.mean()), tolerance, float((levels > 0).mean()), int(levels.max()), passed
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows for a person to read."""
+    lines = [
+        f"{'model':<24}{'backend':<14}{'device':<8}{'max |d|':>10}{'mean |d|':>10}{'allowed':>10}  levels differing"
+    ]
+    for r in rows:
+        verdict = "passed" if r.passed else "FAILED"
+        lines.append(
+            f"{r.model:<24}{r.backend:<14}{r.device:<8}{r.max_difference:>10.1e}{r.mean_difference:>10.1e}"
+            f"{r.tolerance:>10.0e}  {r.levels_differing:.4%}, at most {r.max_levels}  {verdict}"
+        )
+    return "\n".join(lines)
+
+
+def _tolerance(manifest: Manifest, model: ModelEntry) -> float:
+    """What this model may differ by; more if the export's own measurement allowed more, as for very large weights."""
+    rows = (manifest.parity or {}).get("rows")
+    allowed = [
+        row["allowed"]
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict) and row.get("model") == model.files[0] and isinstance(row.get("allowed"), float)
+    ]
+    return min(LARGEST_TOLERANCE, max([TOLERANCES[model.precision], *allowed]))
+
+
+def _reference(folder: PathLike, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Seeds [N] and pictures float32 [N, 3, S, S] that the manifest vouches for."""
+    described: Any = (manifest.parity or {}).get("reference")
+    name = described.get("file") if isinstance(described, dict) else None
+    if not isinstance(name, str) or name not in manifest.files:
+        raise ModelError(f"{Path(folder)} brings no reference pictures to verify against. Export the model again.")
+    content = read_verified(folder, manifest, name)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_REFERENCE:
+                raise ModelError(f"{name} unpacks to more than {LARGEST_REFERENCE:,} bytes; this is no reference.")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            seeds, pictures = arrays["seeds"], arrays["images"]
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise ModelError(f"{name} is not an .npz of seeds and images ({error}). Export the model again.") from error
+    shape = (len(seeds) if seeds.ndim == 1 else -1, 3, manifest.image_size, manifest.image_size)
+    if pictures.dtype != np.float32 or pictures.shape != shape or not len(seeds):
+        raise ModelError(f"{name} holds {pictures.dtype} {list(pictures.shape)}, float32 {list(shape)} is expected.")
+    digest = described.get("sha256_uint8")
+    if digest is not None and digest != hashlib.sha256(to_uint8(pictures).tobytes()).hexdigest():
+        raise ModelError(f"{name} is not what the manifest's sha256_uint8 says. Export the model again.")
+    return seeds, pictures

@@ -1,0 +1,117 @@
+"""A walk from face to face: latents on the arcs between those of some seeds, as a film."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from . import images
+from .files import atomic_write
+from .latents import latents
+from .manifest import ModelError
+from .progress import progress
+from .runtimes import Runtime
+
+SUFFIXES = (".mp4", ".gif")
+LONGEST_GIF = 2000  # frames; OpenCV wants all of them at once
+
+
+def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """The latent at share `t` of the arc from `a` to `b`, float32 [latent_dim]: spherical interpolation.
+
+    A straight line would pass close to the origin, where normal latents of many dimensions never are (White 2016,
+    "Sampling Generative Networks", sec. 2.1).
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cosine = np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    if np.sin(angle) < 1e-6:  # nearly parallel: the arc is the line
+        return ((1 - t) * a + t * b).astype(np.float32)
+    return ((np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)).astype(np.float32)
+
+
+def walk_latents(seeds: list[int], frames: int, latent_dim: int) -> np.ndarray:
+    """A closed loop through the seeds in their order: float32 [frames, latent_dim], evenly spaced from the first seed.
+
+    The last frame is one step before the first, so that a film that repeats does not stumble. Seeds fall on frames
+    exactly when `frames` is a multiple of their number.
+    """
+    stations = latents(seeds, latent_dim)
+    path = np.empty((frames, latent_dim), np.float32)
+    for frame in range(frames):
+        leg, within = divmod(frame * len(seeds), frames)
+        path[frame] = slerp(stations[leg], stations[(leg + 1) % len(seeds)], within / frames)
+    return path
+
+
+def write_walk(
+    generator: Runtime, seeds: list[int], path: Path, *, frames: int, fps: float, scale: int, batch_size: int
+) -> None:
+    """Write the walk as .mp4 or .gif (which repeats), whole or not at all; each pixel becomes scale x scale of them.
+
+    Raises ModelError where this OpenCV cannot write the format, OSError where the disk does not take it.
+    """
+    if path.suffix == ".gif":
+        _check_gif(frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    z = walk_latents(seeds, frames, generator.signature.input_shape[0])
+    size = generator.signature.output_shape[-1] * scale
+
+    def pictures():
+        for frame in progress(range(frames), frames, "frames"):
+            if frame % batch_size == 0:
+                batch = images.to_uint8(generator.pictures(z[frame : frame + batch_size], batch_size))
+            yield images.to_bgr(batch[frame % batch_size].repeat(scale, axis=1).repeat(scale, axis=2))
+
+    write = _write_gif if path.suffix == ".gif" else _write_mp4
+    write(path, pictures(), frames, fps, size)
+
+
+def _check_gif(frames: int) -> None:
+    if not hasattr(cv2, "imencodeanimation"):
+        raise ModelError(
+            f"OpenCV {cv2.__version__} cannot write .gif, 4.12 and newer can. Name an .mp4 file with --out."
+        )
+    if frames > LONGEST_GIF:
+        raise ValueError(
+            f"a .gif is made in memory and has at most {LONGEST_GIF} frames. Name an .mp4 file with --out."
+        )
+
+
+def _write_gif(path: Path, pictures, frames: int, fps: float, size: int) -> None:
+    film = cv2.Animation()
+    film.frames = list(pictures)
+    film.durations = [round(1000 / fps)] * frames
+    done, content = cv2.imencodeanimation(".gif", film, [cv2.IMWRITE_GIF_DITHER, 3])  # without it, 256 fixed colours
+    if not done:
+        raise ModelError("OpenCV could not encode the .gif. Name an .mp4 file with --out.")
+    with atomic_write(path) as stream:
+        stream.write(content.tobytes())
+
+
+def _write_mp4(path: Path, pictures, frames: int, fps: float, size: int) -> None:
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")  # OpenCV looks at the suffix
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: what went wrong is said below, in one line
+    try:
+        film = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), fps, (size, size))
+        if not film.isOpened():
+            raise ModelError(f"OpenCV cannot write {path}. Is the folder writable? If so, name a .gif file with --out.")
+        for picture in pictures:
+            film.write(picture)
+        film.release()
+        if _frame_count(aside) != frames:  # VideoWriter reports nothing, a full disk included
+            raise OSError(f"{path} could not be written whole. Is the disk full?")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _frame_count(path: Path) -> int:
+    film = cv2.VideoCapture(str(path))
+    try:
+        return int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        film.release()

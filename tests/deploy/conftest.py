@@ -1,0 +1,110 @@
+"""A tiny export folder whose pictures numpy can compute: one transposed convolution and a tanh."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy.latents import bits, latents
+from deploy.manifest import Manifest, ModelEntry, describe_files, read_manifest, write_manifest
+
+LATENT_DIM, SIZE = 8, 16
+
+
+class TinyExport:
+    """`folder` with manifest.json, generator.onnx, discriminator.onnx and reference.npz; `weights` of the generator."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True)
+        random = bits(np.arange(LATENT_DIM), 3 * SIZE * SIZE).astype(np.float64) / 2**32 - 0.5
+        self.weights = random.reshape(LATENT_DIM, 3, SIZE, SIZE).astype(np.float32)
+        (folder / "generator.onnx").write_bytes(generator_bytes(self.weights))
+        (folder / "discriminator.onnx").write_bytes(discriminator_bytes())
+        pictures = self.expected(range(10)).astype(np.float32)
+        np.savez(folder / "reference.npz", seeds=np.arange(10, dtype=np.uint32), images=pictures)
+        models = (
+            ModelEntry("generator", "onnx", ("generator.onnx",), opset=17, ir_version=8),
+            ModelEntry("discriminator", "onnx", ("discriminator.onnx",), opset=17, ir_version=8),
+        )
+        self.write(models=models, parity={"reference": self.reference(pictures)})
+
+    @staticmethod
+    def reference(pictures: np.ndarray) -> dict:
+        levels = np.rint((pictures + 1) * 127.5).astype(np.uint8)
+        digest = hashlib.sha256(levels.tobytes()).hexdigest()
+        return {"file": "reference.npz", "seeds": list(range(10)), "sha256_uint8": digest}
+
+    def write(self, models=None, **changes) -> None:
+        """Write the manifest again for the files as they are now."""
+        old = read_manifest(self.folder).__dict__ if (self.folder / "manifest.json").exists() else {}
+        models = models or old["models"]
+        names = [name for model in models for name in model.files] + ["reference.npz"]
+        fields = {"latent_dim": LATENT_DIM, "image_size": SIZE, **old, **changes}
+        fields.update(models=models, files=describe_files(self.folder, names))
+        write_manifest(self.folder, Manifest(**fields))
+
+    def replace_generator(self, content: bytes) -> None:
+        """Another generator.onnx, with a manifest that vouches for it."""
+        (self.folder / "generator.onnx").write_bytes(content)
+        self.write()
+
+    def expected(self, seeds) -> np.ndarray:
+        """The pictures in float64, without any runtime: a 1x1 input of a transposed convolution scales its kernel."""
+        z = latents(list(seeds), LATENT_DIM).astype(np.float64)
+        return np.tanh(np.einsum("ni,ichw->nchw", z, self.weights.astype(np.float64)))
+
+    def expected_levels(self, seed: int) -> np.ndarray:
+        return np.rint((self.expected([seed])[0] + 1) * 127.5).astype(np.uint8)
+
+    def score(self, seeds) -> np.ndarray:
+        logits = self.expected(seeds).mean(axis=(1, 2, 3)) * 5
+        return 1 / (1 + np.exp(-logits))
+
+
+def generator_bytes(weights, name="z", out="image", batch="batch", tail=(3, SIZE, SIZE), external=False) -> bytes:
+    nodes = [
+        helper.make_node("Unsqueeze", [name, "axes"], ["x"]),
+        helper.make_node("ConvTranspose", ["x", "w"], ["y"]),
+        helper.make_node("Tanh", ["y"], [out]),
+    ]
+    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([2, 3]), "axes")]
+    if external:
+        constants[0].ClearField("raw_data")
+        constants[0].data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "secret.bin"), ("length", str(weights.nbytes))):
+            entry = constants[0].external_data.add()
+            entry.key, entry.value = key, value
+    return _model(nodes, constants, (name, [batch, weights.shape[0]]), (out, [batch, *tail]))
+
+
+def discriminator_bytes() -> bytes:
+    """logit = 5 x mean of the picture."""
+    weights = np.full((3 * SIZE * SIZE, 1), 5 / (3 * SIZE * SIZE), np.float32)
+    nodes = [helper.make_node("Flatten", ["image"], ["x"]), helper.make_node("MatMul", ["x", "w"], ["logit"])]
+    constants = [numpy_helper.from_array(weights, "w")]
+    return _model(nodes, constants, ("image", ["batch", 3, SIZE, SIZE]), ("logit", ["batch", 1]))
+
+
+def _model(nodes, constants, source, target) -> bytes:
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in (source, target)]
+    graph = helper.make_graph(nodes, "tiny", *ends, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model) if not constants[0].external_data else None
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def export(tmp_path) -> TinyExport:
+    return TinyExport(tmp_path / "export")
+
+
+@pytest.fixture
+def make_generator():
+    """`generator_bytes`: an ONNX generator with chosen names and shapes."""
+    return generator_bytes

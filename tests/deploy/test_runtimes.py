@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+
+import numpy as np
+import onnx
+import paddle
+import pytest
+from paddle.static import InputSpec
+
+from deploy import runtimes
+from deploy.latents import latents
+from deploy.manifest import ModelEntry, ModelError, Signature, read_manifest
+from deploy.runtimes import OnnxRuntime, PaddleInference, load_discriminator, load_generator
+
+IMAGE = (3, 16, 16)
+SIGNATURE = Signature("z", (8,), "image", IMAGE)
+
+
+class TinyGenerator(paddle.nn.Layer):
+    """The same arithmetic as the tiny ONNX generator."""
+
+    def __init__(self, weights: np.ndarray):
+        super().__init__()
+        self.conv = paddle.nn.Conv2DTranspose(8, 3, 16, bias_attr=False)
+        self.conv.weight.set_value(weights)
+
+    def forward(self, z):
+        return paddle.tanh(self.conv(z.unsqueeze([2, 3])))
+
+
+def save_program(folder, weights, name="z"):
+    """Write generator.json and generator.pdiparams and return their contents."""
+    layer = TinyGenerator(weights)
+    layer.eval()
+    paddle.jit.save(layer, str(folder / "generator"), input_spec=[InputSpec([None, 8], "float32", name)])
+    return [(folder / f"generator.{suffix}").read_bytes() for suffix in ("json", "pdiparams")]
+
+
+@pytest.fixture
+def both_exports(export):
+    """The tiny export with a Paddle program beside the ONNX model."""
+    save_program(export.folder, export.weights)
+    models = read_manifest(export.folder).models
+    export.write(models=(*models, ModelEntry("generator", "paddle", ("generator.json", "generator.pdiparams"))))
+    return export
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "paddle"])
+def test_pictures_are_what_numpy_computes(both_exports, backend):
+    generator = load_generator(both_exports.folder, backend=backend, device="cpu")
+    seeds = [5, 0, 4294967295]
+    found = generator.generate(seeds=seeds)
+    assert found.dtype == np.float32 and found.shape == (3, *IMAGE)
+    assert np.abs(found - both_exports.expected(seeds)).max() < 2e-6
+    assert generator.backend == backend and generator.device == "cpu"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "paddle"])
+def test_a_seed_is_the_same_picture_whatever_its_batch(both_exports, backend):
+    generator = load_generator(both_exports.folder, backend=backend, device="cpu")
+    whole = generator.generate(range(7))
+    for batch_size in (1, 2, 3, 7, 100):
+        assert np.abs(generator.generate(range(7), batch_size=batch_size) - whole).max() < 1e-6
+    assert np.abs(generator.generate(5)[0] - whole[5]).max() < 1e-6
+
+
+def test_onednn_on_and_off_agree(tmp_path, export):
+    contents = save_program(tmp_path, export.weights)
+    z = latents(range(3), 8)
+    for onednn in (True, False):
+        found = PaddleInference(*contents, SIGNATURE, device="cpu", threads=1, onednn=onednn).run(z)
+        assert np.abs(found - export.expected(range(3))).max() < 2e-6
+
+
+def test_batches_are_bounded(export):
+    generator = load_generator(export.folder, device="cpu")
+    sizes = []
+    run = generator.run
+    generator.run = lambda z: sizes.append(len(z)) or run(z)
+    assert len(generator.generate(range(70), batch_size=32)) == 70
+    assert sizes == [32, 32, 6]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "paddle"])
+@pytest.mark.parametrize(
+    "z",
+    [np.zeros(shape, dtype) for shape, dtype in (((2, 9), "f4"), ((2, 8), "f8"), (8, "f4"), ((0, 8), "f4"))],
+    ids=["width", "float64", "flat", "none"],
+)
+def test_latents_of_another_shape_are_refused_with_a_sentence(both_exports, backend, z):
+    generator = load_generator(both_exports.folder, backend=backend, device="cpu")
+    with pytest.raises(ValueError, match=r"z must be float32 \[N, 8\] with N >= 1, received "):
+        generator.run(z)
+
+
+@pytest.mark.parametrize("seeds", [[-1], [2**32], [1.5]])
+def test_seeds_out_of_range_are_refused(export, seeds):
+    with pytest.raises(ValueError, match="seed"):
+        load_generator(export.folder).generate(seeds)
+    with pytest.raises(ValueError, match="batch_size"):
+        load_generator(export.folder).generate([1], batch_size=0)
+
+
+def test_the_discriminator_scores(export):
+    pictures = export.expected(range(4)).astype(np.float32)
+    logits = load_discriminator(export.folder).run(pictures)
+    assert np.allclose(1 / (1 + np.exp(-logits[:, 0])), export.score(range(4)), atol=1e-6)
+
+
+def test_auto_prefers_onnxruntime_and_takes_what_is_installed(both_exports, monkeypatch):
+    assert load_generator(both_exports.folder).backend == "onnxruntime"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert load_generator(both_exports.folder).backend == "paddle"
+
+
+@pytest.mark.parametrize(
+    ("backend", "module", "package"),
+    [("onnxruntime", "onnxruntime", "onnxruntime"), ("paddle", "paddle", "paddlepaddle")],
+)
+def test_a_missing_runtime_names_the_pip_command(both_exports, monkeypatch, backend, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModelError, match=f"{module} is not installed.*pip install {package}"):
+        load_generator(both_exports.folder, backend=backend)
+
+
+def test_no_runtime_at_all_names_the_pip_command(both_exports, monkeypatch):
+    for module in ("onnxruntime", "paddle"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModelError, match="pip install onnxruntime"):
+        load_generator(both_exports.folder)
+
+
+def test_a_broken_installation_is_told_from_a_missing_one(export, monkeypatch):
+    def broken(name):
+        raise ImportError("libgomp.so.1: cannot open shared object file", name=name)
+
+    monkeypatch.setattr(runtimes.importlib, "import_module", broken)
+    with pytest.raises(ModelError, match="installed but cannot be imported: libgomp"):
+        load_generator(export.folder)
+
+
+def test_models_that_the_folder_has_not_are_named_with_the_export_command(export):
+    with pytest.raises(ModelError, match=r"no generator for paddle.*export.py --format paddle"):
+        load_generator(export.folder, backend="paddle")
+    export.write(models=read_manifest(export.folder).models[:1])
+    with pytest.raises(ModelError, match=r"no discriminator.*--network both"):
+        load_discriminator(export.folder)
+
+
+def test_unknown_backend_and_device_are_refused(export):
+    with pytest.raises(ValueError, match="backend must be auto, onnxruntime or paddle, received 'torch'"):
+        load_generator(export.folder, backend="torch")
+    with pytest.raises(ValueError, match="device must be auto, cpu or gpu, received 'tpu'"):
+        load_generator(export.folder, device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "noise"}, r"input is noise float32 \['batch', 8\]; the manifest says z float32 \['batch', 8\]"),
+        ({"out": "picture"}, r"output is picture"),
+        ({"batch": 4}, r"input is z float32 \[4, 8\]"),
+        ({"latent_dim": 9}, r"input is z float32 \['batch', 9\]"),
+        ({"size": 8}, r"output is image float32 \['batch', 3, 8, 8\]"),
+    ],
+)
+def test_an_onnx_model_that_is_not_what_the_manifest_says_is_refused(export, make_generator, change, message):
+    size, width = change.pop("size", 16), change.pop("latent_dim", 8)
+    export.replace_generator(make_generator(np.zeros((width, 3, size, size), "f4"), tail=(3, size, size), **change))
+    with pytest.raises(ModelError, match=message):
+        load_generator(export.folder)
+
+
+def test_a_paddle_program_that_is_not_what_the_manifest_says_is_refused(tmp_path, export):
+    contents = save_program(tmp_path, export.weights)
+    with pytest.raises(ModelError, match=r"has inputs \['z'\].*one input 'noise'"):
+        PaddleInference(*contents, SIGNATURE._replace(input_name="noise"), device="cpu")
+    with pytest.raises(
+        ModelError, match=r"answered float32 \[1, 3, 16, 16\]; the manifest says float32 \[1, 3, 8, 8\]"
+    ):
+        PaddleInference(*contents, SIGNATURE._replace(output_shape=(3, 8, 8)), device="cpu")
+    with pytest.raises(ModelError, match=r"failed on \[1, 9\]") as caught:
+        PaddleInference(*contents, SIGNATURE._replace(input_shape=(9,)), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 100], ids=["empty", "text", "zeros"])
+def test_what_is_no_model_is_one_sentence_though_its_checksum_is_right(export, content):
+    path = export.folder / "generator.onnx"
+    with pytest.raises(ModelError, match="onnxruntime cannot load the model|the model's input is") as caught:
+        OnnxRuntime(content, SIGNATURE, device="cpu")
+    assert "\n" not in str(caught.value)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"generator.onnx is damaged"):
+        load_generator(export.folder)
+
+
+def test_the_checked_bytes_are_the_ones_that_run(export, make_generator, monkeypatch):
+    """The file may be exchanged between the check and the load: what runs was read once."""
+    from deploy import manifest
+
+    path = export.folder / "generator.onnx"
+    sha256 = hashlib.sha256
+
+    def exchange_afterwards(content=b""):
+        digest = sha256(content)
+        path.write_bytes(make_generator(np.zeros_like(export.weights)))
+        return digest
+
+    monkeypatch.setattr(manifest.hashlib, "sha256", exchange_afterwards)
+    found = load_generator(export.folder).generate([1])
+    assert np.abs(found - export.expected([1])).max() < 2e-6
+
+
+def test_a_model_cannot_pull_in_other_files(export, make_generator, monkeypatch):
+    (export.folder / "secret.bin").write_bytes(export.weights.tobytes())
+    monkeypatch.chdir(export.folder)
+    content = make_generator(export.weights, external=True)
+    key, other_spellings = b"\x0a\x08location", (b"\x8a\x00\x08location", b"\x0a\x88\x80\x00location")
+    assert content.count(key) == 1
+    for spelling in (key, *other_spellings):
+        with pytest.raises(ModelError, match="keeps weights in other files"):
+            OnnxRuntime(content.replace(key, spelling), SIGNATURE, device="cpu")
+    innocent = onnx.load_model_from_string(make_generator(export.weights))
+    innocent.graph.name = innocent.producer_name = "location"
+    OnnxRuntime(innocent.SerializeToString(), SIGNATURE, device="cpu")
+
+
+def test_pictures_that_are_not_finite_are_an_error(export, make_generator):
+    weights = export.weights.copy()
+    weights[0, 0, 0, 0] = np.nan
+    export.replace_generator(make_generator(weights))
+    with pytest.raises(ModelError, match="not finite"):
+        load_generator(export.folder).generate([1])
+
+
+def test_asking_for_a_gpu_that_is_not_there_falls_back_with_one_line(export, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert load_generator(export.folder, device="gpu").device == "cpu"
+        assert load_generator(export.folder, device="auto").device == "cpu"
+    assert [r.message for r in caplog.records] == ["This installation cannot use a GPU; computing on the CPU."]
+
+
+class FakeOrt:
+    """Records how a CUDA build of onnxruntime would be called; nothing runs."""
+
+    def __init__(self, real, cuda_starts):
+        self.capi, self.SessionOptions, self._cuda_starts = real.capi, real.SessionOptions, cuda_starts
+        self._real = real
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, model, options, providers):  # noqa: N802 - onnxruntime's name
+        self.providers = providers
+        session = self._real.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        if not self._cuda_starts:
+            return session
+        return _OnCuda(session)
+
+
+class _OnCuda:
+    def __init__(self, session):
+        self._session = session
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def get_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_cuda_is_asked_for_without_tf32(export, monkeypatch, device):
+    import onnxruntime
+
+    fake = FakeOrt(onnxruntime, cuda_starts=True)
+    monkeypatch.setattr(runtimes, "_import", lambda kind: fake)
+    assert load_generator(export.folder, device=device).device == "gpu"
+    assert fake.providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    load_generator(export.folder, device="cpu")
+    assert fake.providers == ["CPUExecutionProvider"]
+
+
+def test_cuda_that_does_not_start_falls_back_with_one_line(export, monkeypatch, caplog):
+    import onnxruntime
+
+    monkeypatch.setattr(runtimes, "_import", lambda kind: FakeOrt(onnxruntime, cuda_starts=False))
+    with caplog.at_level(logging.WARNING):
+        assert load_generator(export.folder).device == "cpu"
+    assert [r.message for r in caplog.records] == ["onnxruntime could not start CUDA; computing on the CPU."]
+
+
+def test_paddle_leaves_no_copy_of_the_model_behind(tmp_path, export, monkeypatch):
+    import tempfile
+
+    contents = save_program(tmp_path, export.weights)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    generator = PaddleInference(*contents, SIGNATURE, device="cpu")
+    assert not list(scratch.iterdir())
+    assert np.abs(generator.generate([3]) - export.expected([3])).max() < 2e-6
