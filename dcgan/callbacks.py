@@ -280,6 +280,10 @@ class CheckpointSaver(Callback):
         self._every, self._folder, self._keep, self._extra = every, Path(folder), keep, extra
         self._saved_step = -1
 
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if (self._folder / folder_name(self.model.global_step)).is_dir():  # the one that was just loaded
+            self._saved_step = self.model.global_step
+
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
         if self.model.global_step % self._every == 0:
             self.save()

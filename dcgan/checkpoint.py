@@ -93,8 +93,7 @@ def read_state(folder: PathLike) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not the state of a checkpoint")
     if state["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has format {state['format']}; this version reads format {FORMAT}. "
-            "Use the version that wrote it."
+            f"{path} has format {state['format']}; this version reads format {FORMAT}. Use the version that wrote it."
         )
     if state.get("checksum") != checksum:
         raise CheckpointError(f"{path} was changed or damaged: its checksum does not match")

@@ -1,4 +1,4 @@
-"""`generator.params`, the tutorial's file: a pickled dict of arrays. Written plainly, read without running anything in it.
+"""`generator.params`, the tutorial's file: a pickled dict of arrays. Written plainly, read without running any of it.
 
 A pickle is a program for a small machine that can call any function there is. The reader below is such a machine
 without the calls: it knows the instructions that a dict of arrays needs, writes down what numpy would have been asked,
@@ -71,19 +71,19 @@ def read_params(path: PathLike) -> dict[str, np.ndarray]:
         return _arrays(_describe(path.read_bytes()), size)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except _Refusal as refusal:
+    except _RefusedError as refusal:
         raise CheckpointError(f"{path} was refused: {refusal}. Only a dict of arrays is read.") from None
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path} is not a whole .params file: {reason}") from None
 
 
-class _Refusal(Exception):
+class _RefusedError(Exception):
     """The file asks for something that a dict of arrays does not need. The message says for what."""
 
 
 class _Note:
-    """Something the file wants made: what kind of thing, of which arguments (None: not called yet), with which state."""
+    """Something the file wants made: its kind, its arguments (None: not called yet) and its state."""
 
     def __init__(self, kind: str, arguments: tuple | None = None):
         self.kind, self.arguments, self.state = kind, arguments, None
@@ -99,7 +99,7 @@ def _describe(content: bytes) -> Any:
     for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
         name = opcode.name
         if count >= MAX_INSTRUCTIONS:
-            raise _Refusal(f"more than {MAX_INSTRUCTIONS} instructions")
+            raise _RefusedError(f"more than {MAX_INSTRUCTIONS} instructions")
         if name in _LITERALS:
             stack.append(argument)
         elif name in _CONSTANTS:
@@ -132,15 +132,15 @@ def _describe(content: bytes) -> Any:
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
             if not isinstance(function, _Note) or function.arguments is not None or not isinstance(arguments, tuple):
-                raise _Refusal(f"instruction REDUCE at byte {position} calls what no array needs")
+                raise _RefusedError(f"instruction REDUCE at byte {position} calls what no array needs")
             stack.append(_Note(function.kind, arguments))
         elif name == "BUILD":
             state = stack.pop()
             if not isinstance(stack[-1], _Note) or stack[-1].arguments is None:
-                raise _Refusal(f"instruction BUILD at byte {position} changes what is not an array")
+                raise _RefusedError(f"instruction BUILD at byte {position} changes what is not an array")
             stack[-1].state = state
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise _Refusal(f"instruction {name} at byte {position} does more than hold arrays")
+            raise _RefusedError(f"instruction {name} at byte {position} does more than hold arrays")
     return stack.pop()
 
 
@@ -154,20 +154,20 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 def _set_items(target: Any, items: list[Any]) -> None:
     names = items[::2]
     if not isinstance(target, dict) or len(items) % 2 or not all(isinstance(name, str) for name in names):
-        raise _Refusal("it holds a dict whose keys are not names")
+        raise _RefusedError("it holds a dict whose keys are not names")
     target.update(zip(names, items[1::2]))
 
 
 def _named(name: str) -> _Note:
     if name not in _KINDS:
-        raise _Refusal(f"it asks for {name.replace(' ', '.')[:100]!r}, which an array does not need")
+        raise _RefusedError(f"it asks for {name.replace(' ', '.')[:100]!r}, which an array does not need")
     return _Note(_KINDS[name])
 
 
 def _arrays(described: Any, most_bytes: int) -> dict[str, np.ndarray]:
     """The arrays of a described dict, by name. `most_bytes` bounds their sum: one array can stand under many names."""
     if not isinstance(described, dict):
-        raise _Refusal("it holds something else than a dict")
+        raise _RefusedError("it holds something else than a dict")
     result, total = {}, 0
     for name, value in described.items():
         if name == _NAME_TABLE:
@@ -177,13 +177,13 @@ def _arrays(described: Any, most_bytes: int) -> dict[str, np.ndarray]:
         if isinstance(value, tuple) and len(value) == 2:
             value = value[1]
         if not isinstance(value, _Note) or value.kind != "array" or not isinstance(value.state, tuple):
-            raise _Refusal(f"its entry {name[:100]!r} is not an array")
+            raise _RefusedError(f"its entry {name[:100]!r} is not an array")
         _, shape, dtype, fortran_order, content = value.state
         shape, flat_type = _checked_shape(shape), _checked_dtype(dtype)
         size = math.prod(shape) * flat_type.itemsize
         total += size
         if total > most_bytes:
-            raise _Refusal(f"its arrays up to {name[:100]!r} would take more memory than the file")
+            raise _RefusedError(f"its arrays up to {name[:100]!r} would take more memory than the file")
         flat = np.frombuffer(_checked_bytes(content, size), flat_type)
         result[name] = flat.reshape(shape, order="F" if fortran_order else "C").copy(order="C")
     return result
@@ -192,7 +192,7 @@ def _arrays(described: Any, most_bytes: int) -> dict[str, np.ndarray]:
 def _checked_shape(shape: Any) -> tuple[int, ...]:
     is_shape = isinstance(shape, tuple) and len(shape) <= MAX_DIMENSIONS
     if not is_shape or not all(isinstance(n, int) and 0 <= n <= MAX_BYTES for n in shape):
-        raise _Refusal("it holds an array whose shape is not one")
+        raise _RefusedError("it holds an array whose shape is not one")
     return shape
 
 
@@ -201,7 +201,7 @@ def _checked_dtype(dtype: Any) -> np.dtype:
         name, order = dtype.arguments[0], dtype.state[1]
         if isinstance(name, str) and name in _DTYPES and isinstance(order, str) and order in ("<", "="):
             return np.dtype("<" + name)
-    raise _Refusal("it holds an array that is neither of floats nor of integers in little-endian order")
+    raise _RefusedError("it holds an array that is neither of floats nor of integers in little-endian order")
 
 
 def _checked_bytes(content: Any, size: int) -> bytes:
@@ -211,5 +211,5 @@ def _checked_bytes(content: Any, size: int) -> bytes:
         content, encoding = content.arguments or ("", "latin1")
         is_right = isinstance(content, str) and encoding == "latin1"
     if not is_right or len(content) != size:
-        raise _Refusal(f"it holds an array whose content is not the {size} bytes of its shape")
+        raise _RefusedError(f"it holds an array whose content is not the {size} bytes of its shape")
     return content.encode("latin1") if isinstance(content, str) else content

@@ -252,7 +252,7 @@ def test_protocols_that_paddle_never_writes_are_refused(path, tensors):
             read_params(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00", b".", b"PK\x03\x04", b"\x80\x02.", b"\x80\x63.", b"}", b"\xff" * 100])
+@pytest.mark.parametrize("content", [b"", b"\x00", b".", b"PK\x03\x04", b"\x80\x02.", b"}", b"\xff" * 100])
 def test_what_is_no_pickle_is_refused_by_name(path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"generator\.params"):
@@ -379,7 +379,7 @@ def attacks(canary: Path) -> dict[str, bytes]:
             "REDUCE of a tuple": b"\x80\x02))R.",
             "REDUCE of a made array": b"\x80\x02" + array + b")R.",
             "REDUCE with arguments that are no tuple": b"\x80\x02cnumpy\nndarray\n}R.",
-            "BUILD with a dict on an array": b"\x80\x02}" + text("a") + array + b"}" + text("build") + program + b"sbs.",
+            "BUILD with a dict": b"\x80\x02}" + text("a") + array + b"}" + text("build") + program + b"sbs.",
             "BUILD on a class": b"\x80\x02cnumpy\nndarray\n}" + text("__reduce__") + program + b"sb.",
             "BUILD of slots on a class": b"\x80\x02cnumpy\nndarray\nN}" + text("build") + program + b"s\x86b.",
             "BUILD on a class, setstate": b"\x80\x02cnumpy\nndarray\n}" + text("__setstate__") + program + b"sb.",
@@ -477,6 +477,7 @@ def bombs() -> dict[str, bytes]:
     """Small files that would take hours or all memory: by sharing one part thousands of times, or by nesting."""
     number = 8 << 20
     shared = b"X" + number.to_bytes(4, "little") + b"a" * number + b"q\x01"
+    calls = b"(" + b"h\x00h\x01\x85R" * 3000
     array = np.zeros(number // 4, np.float32)
     doubling = b"K\x01q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(100))
     huge = b"\x8a\xff" + b"\xff" * 254 + b"\x7fq\x01"
@@ -488,8 +489,8 @@ def bombs() -> dict[str, bytes]:
         "shape of doubled tuples": spelled + b"(" + doubling + b"t" + f4 + b"\x89C\x00tbs.",
         "shape of huge numbers": spelled + b"(" + huge + b"h\x01" * 18_000 + b"t" + f4 + b"\x89C\x04abcdtbs.",
         "one array under many names": pickle.dumps({f"{i}": array for i in range(3000)}, 4),
-        "one text encoded often": b"\x80\x02}c_codecs\nencode\nq\x00" + shared + b"(" + b"h\x00h\x01\x85R" * 3000 + b"t.",
-        "one text made a tuple often": b"\x80\x02}cbuiltins\ntuple\nq\x00" + shared + b"(" + b"h\x00h\x01\x85R" * 900 + b"t.",
+        "one text encoded often": b"\x80\x02}c_codecs\nencode\nq\x00" + shared + calls + b"t.",
+        "one text made a tuple often": b"\x80\x02}cbuiltins\ntuple\nq\x00" + shared + calls + b"t.",
         "nested tuples": b"\x80\x02)" + b"\x85" * 19_000 + b".",
         "key of nested tuples": b"\x80\x02})" + b"\x85" * 19_000 + b"K\x01s.",
         "nested dicts": b"\x80\x02}" + b"X\x01\x00\x00\x00a}" * 9_000 + b"s" * 9_000 + b".",
@@ -565,7 +566,7 @@ def test_any_pickle_of_instructions_at_random_is_refused_or_read(path, protocol)
     good = pickle.dumps({"a": np.arange(3, dtype=np.float32), "b": np.ones(2)}, protocol)
     starts = [position for _, _, position in pickletools.genops(good)]
     pieces = [good[a:b] for a, b in zip(starts, starts[1:])]
-    extra = [b"N", b"\x88", b"\x89", b"(", b")", b"}", b"\x85", b"\x86", b"\x87", b"t", b"b", b"R", b"s", b"u", b"h\x00"]
+    extra = [b"N", b"\x88", b"\x89", b"(", b")", b"}", b"\x85", b"\x86", b"\x87", b"t", b"b", b"R", b"s", b"u"]
     rng = random.Random(protocol)
     for _ in range(400):
         shuffled = list(pieces)

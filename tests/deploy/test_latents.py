@@ -1,4 +1,4 @@
-"""A seed is the same numbers everywhere: checked against Python's integers, `statistics`, pinned bits and JavaScript."""
+"""A seed is the same numbers everywhere: checked against Python's integers, `statistics`, pins and JavaScript."""
 
 from __future__ import annotations
 

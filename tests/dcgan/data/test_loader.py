@@ -1,4 +1,4 @@
-"""Batches: the right pictures, in an order that (seed, epoch) sets alone, mirrored fairly, and a thread that behaves."""
+"""Batches: the right pictures, in an order that (seed, epoch) sets alone, mirrored fairly, by a thread that behaves."""
 
 from __future__ import annotations
 

@@ -1,0 +1,205 @@
+"""The arrows between the folders, read from the imports of every source file: who may know whom.
+
+tools -> dcgan, export, deploy; export -> dcgan, deploy; dcgan -> deploy.latents; deploy -> nothing of ours.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("dcgan", "export", "deploy", "tools")
+MAY_IMPORT = {
+    "tools": ("tools", "dcgan", "export", "deploy"),
+    "export": ("export", "dcgan", "deploy"),
+    "dcgan": ("dcgan", "deploy.latents"),
+    "deploy": ("deploy",),
+}
+# Neither these nor anything they import may need Paddle: they work where only numpy and OpenCV are installed.
+WITHOUT_PADDLE = ("dcgan.data", "dcgan.images", "dcgan.files", "dcgan.config", "dcgan.checkpoint", "dcgan.params")
+
+
+class Import(NamedTuple):
+    """`name` is what is imported, absolute, down to the imported name: "dcgan.files.PathLike"."""
+
+    name: str
+    line: int
+    at_import: bool  # executed when the module is imported, not inside a function or for type checkers only
+
+
+def source_files() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path, source: str | None = None) -> list[Import]:
+    text = path.read_text("utf-8") if source is None else source
+    package = path.relative_to(ROOT).parent.parts
+    return list(_walk(ast.parse(text), package, True))
+
+
+def _walk(node: ast.AST, package: tuple, at_import: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        yield from (Import(alias.name, node.lineno, at_import) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = [*package[: len(package) - node.level + 1], *([node.module] if node.module else [])]
+        base = base if node.level else [node.module or ""]
+        yield from (Import(".".join([*base, alias.name]), node.lineno, at_import) for alias in node.names)
+    elif _is_import_call(node):
+        yield Import(node.args[0].value, node.lineno, at_import)
+    for child in ast.iter_child_nodes(node):
+        is_later = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        is_later = is_later or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        yield from _walk(child, package, at_import and not is_later)
+
+
+def _is_import_call(node: ast.AST) -> bool:
+    """importlib.import_module("x") or __import__("x")."""
+    if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+        return False
+    return ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__") and isinstance(
+        node.args[0].value, str
+    )
+
+
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+# ---- arrows ---------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_something_to_read():
+    found = {module_name(path) for path in source_files()}
+    assert {"dcgan.files", "dcgan.data.loader", "deploy.latents", "tools.train"} <= found
+
+
+@pytest.mark.parametrize("path", source_files(), ids=module_name)
+def test_imports_follow_the_arrows(path):
+    allowed = MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+    for found in imports_of(path):
+        if found.name.split(".")[0] in (*FOLDERS, "tests"):
+            assert any(is_within(found.name, package) for package in allowed), f"{path}:{found.line}: {found.name}"
+
+
+@pytest.mark.parametrize("path", source_files(), ids=module_name)
+def test_no_module_is_reached_around_the_arrows(path):
+    """By its file name alone, as a script's own folder on sys.path would allow."""
+    siblings = {other.stem for other in source_files()} - {"__init__", *FOLDERS}
+    for found in imports_of(path):
+        assert found.name.split(".")[0] not in siblings, f"{path}:{found.line}: {found.name} needs its full name"
+
+
+def test_reading_of_imports_sees_every_form():
+    source = """
+import a.b, c as d
+from . import e
+from .f import g
+from ..deploy import h
+if TYPE_CHECKING:
+    from i import j
+try:
+    import k
+except ImportError:
+    pass
+def later():
+    import l
+    importlib.import_module("m.n")
+class Body:
+    import o
+"""
+    found = {(name, at_import) for name, _, at_import in imports_of(ROOT / "dcgan" / "x.py", source)}
+    expected = {"a.b", "c", "dcgan.e", "dcgan.f.g", "deploy.h", "k", "o"}
+    assert found == {(name, True) for name in expected} | {(name, False) for name in ("i.j", "l", "m.n")}
+
+
+# ---- Paddle ---------------------------------------------------------------------------------------------------------
+
+
+def _paddle_importers(start: list[str]) -> list[str]:
+    """Modules reached from `start` by imports at import time that themselves import paddle then."""
+    files = {module_name(path): path for path in source_files()}
+    waiting, seen, guilty = list(start), set(), []
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in files:
+            continue
+        seen.add(name)
+        waiting.append(name.rpartition(".")[0])  # a package runs before what is in it
+        for found in imports_of(files[name]):
+            if found.at_import and is_within(found.name, "paddle"):
+                guilty.append(f"{files[name]}:{found.line}")
+            elif found.at_import:
+                waiting += [found.name, found.name.rpartition(".")[0]]
+    return guilty
+
+
+def needs_no_paddle(name: str) -> bool:
+    return any(is_within(name, package) for package in WITHOUT_PADDLE)
+
+
+@pytest.mark.parametrize("path", [p for p in source_files() if needs_no_paddle(module_name(p))], ids=module_name)
+def test_data_files_and_settings_never_import_paddle(path):
+    assert [found for found in imports_of(path) if is_within(found.name, "paddle")] == []
+    assert _paddle_importers([module_name(path)]) == []
+
+
+@pytest.mark.parametrize("path", [p for p in source_files() if p.parent.name == "deploy"], ids=module_name)
+def test_deploy_imports_paddle_only_when_that_runtime_is_chosen(path):
+    assert _paddle_importers([module_name(path)]) == []
+
+
+def test_nothing_imports_paddle_behind_the_scenes():
+    """What the imports say, once for real: in a process of its own."""
+    names = [module_name(path) for path in source_files()]
+    light = [name for name in names if needs_no_paddle(name)] + ["deploy.latents", "dcgan"]
+    code = f"import sys, {', '.join(light)}; print([name for name in sys.modules if name.split('.')[0] == 'paddle'])"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_file_hides_a_library_from_a_script_beside_it():
+    """`python tools/export.py` puts tools/ first on the path: an onnx.py there would be imported instead of onnx."""
+    names = {path.relative_to(ROOT): path.stem for path in [*source_files(), *(ROOT / "tests").rglob("*.py")]}
+    libraries = {"onnx", "paddle", "numpy", "cv2", "onnxruntime", "paddle2onnx", "safetensors", "json", "queue"}
+    assert [str(path) for path, stem in names.items() if stem in libraries] == []
+
+
+@pytest.mark.parametrize("path", source_files(), ids=module_name)
+def test_every_module_says_what_it_is_for(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    assert docstring and len(docstring.split("\n")[0].split()) >= 5
+
+
+@pytest.mark.parametrize("path", source_files(), ids=module_name)
+def test_annotations_are_not_evaluated_on_the_oldest_python(path):
+    """`X | None` in a signature needs the future import on Python 3.9, wherever it is used."""
+    tree = ast.parse(path.read_text("utf-8"))
+    annotations = [n.annotation for n in ast.walk(tree) if isinstance(n, (ast.arg, ast.AnnAssign)) and n.annotation]
+    annotations += [n.returns for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.returns]
+    has_union = any(isinstance(n, ast.BinOp) for annotation in annotations for n in ast.walk(annotation))
+    has_future = any(isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in tree.body)
+    assert has_future or not has_union
