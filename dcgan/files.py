@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the digests that prove they stayed whole.
+"""Files that appear whole or not at all.
 
 Everything this project writes goes through here: written aside in the same folder, flushed to the disk, then renamed,
 so that a crash, a full disk or a `kill -9` leaves either the old file or the new one.
@@ -7,7 +7,6 @@ so that a crash, a full disk or a `kill -9` leaves either the old file or the ne
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -54,12 +53,3 @@ def write_json(path: PathLike, value: object) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path, "w") as stream:
         stream.write(text + "\n")
-
-
-def sha256_file(path: PathLike, chunk_bytes: int = 1 << 20) -> str:
-    """Hexadecimal SHA-256 of the file's content, read in chunks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(chunk_bytes), b""):
-            digest.update(chunk)
-    return digest.hexdigest()

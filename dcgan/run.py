@@ -129,28 +129,32 @@ def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv
         _write_records(folder, config, data, argv)
         log.info("Run folder: %s", folder.path)
         loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
-        stopper = _train_to_the_end(model, loader, folder, config, data, last_step, state)
+        stopper = _train_to_the_end(_Session(model, loader, folder, config, data, last_step), state)
         return Result(folder.path, model.global_step, stopper.received)
     finally:
         folder.lock.release()
 
 
-def _train_to_the_end(
-    model: DCGAN,
-    loader: BatchLoader,
-    folder: RunFolder,
-    config: TrainConfig,
-    data: PackedData,
-    last_step: int,
-    state: dict[str, Any],
-) -> SignalStop:
+class _Session(NamedTuple):
+    """What one call of `train` works with."""
+
+    model: DCGAN
+    loader: BatchLoader
+    folder: RunFolder
+    config: TrainConfig
+    data: PackedData
+    last_step: int
+
+
+def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
     """Fit; where the run collapses and `on_collapse` is rollback, go back and on with fresh randomness.
 
     `state` is what the checkpoint that was loaded says beyond the model (see `_fit`), empty at the start of a run.
     """
+    model, loader, folder, config, *_ = session
     while True:
         try:
-            return _fit(model, loader, folder, config, data, last_step, state)
+            return _fit(session, state)
         except CollapseError as error:
             healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
             rollbacks = state.get("rollbacks", 0) + 1
@@ -166,16 +170,9 @@ def _train_to_the_end(
             raise TrainingError(f"{error} {_last_good(folder)}") from None
 
 
-def _fit(
-    model: DCGAN,
-    loader: BatchLoader,
-    folder: RunFolder,
-    config: TrainConfig,
-    data: PackedData,
-    last_step: int,
-    state: dict[str, Any],
-) -> SignalStop:
+def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
     """Train with everything that watches it. The order of the callbacks matters: measure, record, plot, save."""
+    model, loader, folder, config, data, last_step = session
     history = History(folder.metrics, model.global_step)
     watchdog = Watchdog(spread_of(data.images), history.records, config.on_collapse)
     samples = SampleGrid(config.sample_every, last_step, folder.samples, state.get("spread"))

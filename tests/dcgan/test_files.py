@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.files import atomic_write, sha256_file, write_json
+from dcgan.files import atomic_write, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,11 +112,3 @@ def test_what_is_not_json_is_refused_and_the_old_file_stays(tmp_path, wrong):
         write_json(tmp_path / "a.json", {"loss": wrong})
     assert json.loads((tmp_path / "a.json").read_text()) == 1
     assert names(tmp_path) == ["a.json"]
-
-
-@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5000])
-def test_digest_does_not_depend_on_chunks(tmp_path, size):
-    content = bytes(i * 7 % 251 for i in range(size))
-    (tmp_path / "a").write_bytes(content)
-    assert sha256_file(tmp_path / "a", chunk_bytes=1000) == hashlib.sha256(content).hexdigest()
-    assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
