@@ -24,7 +24,7 @@ from .engine import read_scalars, tensors_of
 from .errors import CheckpointError, CollapseError, TrainingError
 from .evaluate import sliced_wasserstein
 from .files import PathLike, atomic_write
-from .images import grid, to_uint8, with_title, write_png
+from .images import grid, side_by_side, to_uint8, with_title, write_png
 from .params import write_params
 
 log = logging.getLogger(__name__)
@@ -163,11 +163,15 @@ class SampleGrid(Callback):
 
     `spread` is the standard deviation over the pictures, averaged over the pixels, in units of [-1, 1]: near 0 when
     all seeds give one face. A resumed run hands over the value it had.
+    Beside `folder`, `comparison.png` always shows the first training pictures next to the latest grid.
     """
 
-    def __init__(self, every: int, last_step: int, folder: PathLike, spread: float | None = None):
+    def __init__(
+        self, every: int, last_step: int, folder: PathLike, images_uint8: np.ndarray, spread: float | None = None
+    ):
         super().__init__()
         self._every, self._last_step, self._folder = every, last_step, Path(folder)
+        self._real = with_title(grid(np.asarray(images_uint8[: len(GRID_SEEDS)]), columns=10), "training pictures")
         self.spread = spread
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -191,8 +195,9 @@ class SampleGrid(Callback):
                 f"Epoch {model.epoch} Batch {model.epoch_step} - "
                 f"D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
             )
-        path = self._folder / f"{folder_name(model.global_step)}.png"
-        write_png(path, with_title(grid(to_uint8(pictures)), title))
+        drawn = with_title(grid(to_uint8(pictures)), title)
+        write_png(self._folder / f"{folder_name(model.global_step)}.png", drawn)
+        write_png(self._folder.parent / "comparison.png", side_by_side(self._real, drawn))
 
 
 class LossPlot(Callback):

@@ -138,7 +138,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Settings that may differ between a checkpoint and the run that continues it.
 CHANGEABLE = frozenset(
-    "epochs steps device amp amp_dtype workers out log_every sample_every checkpoint_every keep on_collapse".split()
+    "epochs steps device amp amp_dtype workers out log_every sample_every checkpoint_every keep evaluate_every "
+    "on_collapse".split()
 )
 
 

@@ -50,6 +50,17 @@ def with_title(image_uint8: np.ndarray, title: str) -> np.ndarray:
     return np.concatenate([strip.transpose(2, 0, 1), image_uint8], axis=1)
 
 
+def side_by_side(left_uint8: np.ndarray, right_uint8: np.ndarray, gap: int = 16) -> np.ndarray:
+    """Two pictures uint8 [3, H, W] as one, with a white strip between; the lower one is filled up with white."""
+    height = max(left_uint8.shape[1], right_uint8.shape[1])
+    strip = np.full((3, height, gap), 255, np.uint8)
+    left, right = (
+        np.pad(image, ((0, 0), (0, height - image.shape[1]), (0, 0)), constant_values=255)
+        for image in (left_uint8, right_uint8)
+    )
+    return np.concatenate([left, strip, right], axis=2)
+
+
 def encode_png(image_uint8: np.ndarray) -> bytes:
     """PNG bytes of an RGB picture, uint8 [3, H, W]."""
     bgr = np.ascontiguousarray(image_uint8[::-1].transpose(1, 2, 0))  # OpenCV wants [H, W, BGR]

@@ -175,7 +175,7 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
     model, loader, folder, config, data, last_step = session
     history = History(folder.metrics, model.global_step)
     watchdog = Watchdog(spread_of(data.images), history.records, config.on_collapse)
-    samples = SampleGrid(config.sample_every, last_step, folder.samples, state.get("spread"))
+    samples = SampleGrid(config.sample_every, last_step, folder.samples, data.images, state.get("spread"))
     meter = QualityMeter(config.evaluate_every, data.images, state.get("distance"))
     measures = {"spread": lambda: samples.spread, "distance": lambda: meter.distance}
 

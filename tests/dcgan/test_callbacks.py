@@ -155,15 +155,27 @@ def test_watchdog_stops_training_on_numbers_that_are_not_finite():
 
 def test_samples_are_the_same_seeds_every_time_with_the_tutorials_title(tiny_config, pictures, tmp_path):
     model = DCGAN(tiny_config)
-    samples = SampleGrid(3, 4, tmp_path)
+    samples = SampleGrid(3, 4, tmp_path / "samples", pictures)
+    (tmp_path / "samples").mkdir()
     model.fit(BatchLoader(pictures, 8), epochs=2, verbose=0, callbacks=[samples])
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{n:08d}.png" for n in (0, 3, 4, 6)]
-    shown = cv2.imread(str(tmp_path / "step-00000006.png"))[:, :, ::-1]
+    drawn = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    assert drawn == [f"step-{n:08d}.png" for n in (0, 3, 4, 6)]
+    shown = cv2.imread(str(tmp_path / "samples" / "step-00000006.png"))[:, :, ::-1]
     assert shown.shape == (28 + 10 * 18 + 2, 10 * 18 + 2, 3)
     face = shown[28 + 2 + 18 : 28 + 2 + 18 + 16, 2 + 2 * 18 : 2 + 2 * 18 + 16]  # second row, third column: seed 12
     expected = np.rint((model.generate(12)[0] + 1) * 127.5).transpose(1, 2, 0)
     assert np.abs(face.astype(int) - expected).max() <= 1  # drawn in a batch of 100: float error may cross a level
     assert samples.spread == pytest.approx(float(model.generate(range(100)).std(axis=0).mean()), rel=1e-4)
+
+
+def test_comparison_shows_training_pictures_beside_the_latest_grid(tiny_config, pictures, tmp_path):
+    (tmp_path / "samples").mkdir()
+    samples = SampleGrid(1, 3, tmp_path / "samples", pictures)
+    DCGAN(tiny_config).fit(BatchLoader(pictures, 8), epochs=1, verbose=0, callbacks=[samples])
+    both = cv2.imread(str(tmp_path / "comparison.png"))
+    latest = cv2.imread(str(tmp_path / "samples" / "step-00000003.png"))
+    assert np.array_equal(both[: latest.shape[0], -latest.shape[1] :], latest)
+    assert np.array_equal(both[30 : 30 + 16, 2 : 2 + 16, ::-1], pictures[0].transpose(1, 2, 0))
 
 
 def test_loss_plot_is_a_picture_even_with_gaps(tmp_path):
