@@ -129,10 +129,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "base_channels": 32,
         "batch_size": 32,
-        "epochs": 9,
+        "epochs": 8,
         "ema": 0.99,
         "instance_noise": 0.2,
-        "noise_steps": 1500,
+        "noise_steps": 2500,
     },
 }
 

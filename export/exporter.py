@@ -1,0 +1,227 @@
+"""The whole act of exporting: weights -> files -> proof -> in place of the last export.
+
+Everything is built in a folder beside the target and measured there; only an export that passed takes the target's
+place, so that a wrong one cannot be made by accident and the last good one survives every failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import paddle
+
+from dcgan.device import choose_device
+from dcgan.engine import tensors_of
+from dcgan.files import PathLike, atomic_write
+from dcgan.images import to_uint8
+from dcgan.params import write_params
+from deploy.latents import latents
+from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
+
+from . import onnx_graph, parity, static_graph
+from .batchnorm import BATCHES, Calibration, recalibrate
+from .certificate import Exported, certify
+from .converter import check_opset, convert
+from .folder import replacing
+from .source import Source, Trained, load_source
+
+log = logging.getLogger(__name__)
+
+OUT = Path("work/export")
+OPSET = 17  # with file format (IR) 8: read by every onnxruntime since 1.12 (2022)
+PARAMS_FILE = "generator.params"
+_REFERENCE_FILE, _REFERENCE_SEEDS = "reference.npz", range(10)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to export. `formats` holds "paddle", "onnx" or both; `networks` "generator", "discriminator" or both.
+
+    `calibrate` - batches of 64 latents over which BatchNorm is measured anew; 0: as training left it.  `uint8` - a
+    second ONNX generator that draws uint8.  `bisect` - on a breach, name the first layer that differs.
+    `device` - where parity is measured; the files are the same.
+    """
+
+    checkpoint: PathLike | None = None
+    formats: Sequence[str] = ("onnx",)
+    networks: Sequence[str] = ("generator",)
+    precision: str = "fp32"
+    opset: int = OPSET
+    calibrate: int = BATCHES
+    uint8: bool = False
+    bisect: bool = False
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Raise ValueError for wishes that exclude each other."""
+        if self.precision == "fp16" and "paddle" in self.formats:
+            raise ValueError(
+                "fp16 is for ONNX: Paddle's CPU kernels compute float32, and on a GPU Paddle Inference converts a "
+                "float32 program by itself. Use --format onnx."
+            )
+        if self.uint8 and ("onnx" not in self.formats or "generator" not in self.networks):
+            raise ValueError("uint8 is a form of the ONNX generator. Use --format onnx or all, --network generator.")
+        check_opset(self.opset)
+        if self.calibrate < 0:
+            raise ValueError(f"calibrate must be 0 or a number of batches, received {self.calibrate}")
+
+
+def export(out: PathLike = OUT, wish: Wish = Wish()) -> Manifest:
+    """Write what `wish` asks for to the folder `out`, which is replaced as a whole, and return its manifest.
+
+    Raises CheckpointError when there is nothing to export, ExportError when a step fails, ParityError when the result
+    does not compute what the trained network computes; `out` is then as it was.
+    """
+    wish.check()
+    source, calibration, device = _prepare(wish)
+    report = parity.Report()
+    with replacing(out) as folder:
+        models: list[ModelEntry] = []
+        for trained in source.networks.values():
+            exported = _write_network(trained, folder, wish, source.checkpoint)
+            certify(exported, report, wish.precision, device, wish.bisect)
+            models += exported.models
+        if not report.passed:
+            log.error("%s", parity.table(report.rows))
+        report.raise_if_failed()
+        manifest = _manifest(folder, wish, source, models, calibration, report, device)
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def export_params(out: PathLike = OUT, wish: Wish = Wish()) -> Path:
+    """Write the generator as the tutorial's `generator.params` into the folder `out`; nothing else there changes.
+
+    The weights are the trained ones; the statistics are re-estimated unless `wish.calibrate` is 0. Returns the path.
+    """
+    source, _, _ = _prepare(wish)
+    path = Path(out) / PARAMS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_params(path, tensors_of(source.networks["generator"].layer))
+    return path
+
+
+def _prepare(wish: Wish) -> tuple[Source, Calibration | None, str]:
+    """Networks from disk, in eval mode, on the device, with the statistics that will be exported."""
+    device = "gpu" if choose_device(wish.device).startswith("gpu") else "cpu"
+    source = load_source(wish.checkpoint, wish.networks)
+    weights = source.checkpoint
+    step = "" if weights["step"] is None else f", step {weights['step']}"
+    log.info("Exporting %s of %s%s", weights["network"], weights["run"], step)
+    if not wish.calibrate or "generator" not in source.networks:
+        return source, None, device
+    calibration = recalibrate(source.networks["generator"].layer, source.latent_dim, wish.calibrate)
+    log.info("%s", calibration.sentence())
+    return source, calibration, device
+
+
+def _write_network(trained: Trained, folder: Path, wish: Wish, checkpoint: Mapping[str, Any]) -> Exported:
+    """Write one network in every format asked for. The Paddle program comes first: ONNX is made of it."""
+    prefix = folder / trained.name
+    static_graph.write_static_graph(trained.layer, trained.signature, prefix)
+    operators = static_graph.read_operators(prefix, trained.layer)
+    program = static_graph.program_files(prefix)
+    models = []
+    if "onnx" in wish.formats:
+        facts = _facts(trained, wish, checkpoint)
+        converted = convert(prefix, wish.opset, operators)
+        model = onnx_graph.clean(converted, static_graph.parameter_names(trained.layer), trained.signature, facts)
+        models = _write_onnx(model, trained, folder, wish)
+    if "paddle" in wish.formats:
+        models.append(ModelEntry(trained.name, "paddle", tuple(path.name for path in program)))
+    else:
+        for path in program:
+            path.unlink()
+    return Exported(trained, folder, models, operators)
+
+
+def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, wish: Wish) -> list[ModelEntry]:
+    """Write the model in the precision asked for, and the same with uint8 pictures if asked for."""
+    signature, stem = trained.signature, trained.name
+    if wish.precision == "fp16":
+        model, stem = onnx_graph.with_float16(model, signature), f"{stem}-fp16"
+    variants = {f"{stem}.onnx": (model, signature)}
+    if wish.uint8 and trained.name == "generator":
+        uint8 = onnx_graph.with_uint8(model, signature), signature._replace(output_dtype="uint8")
+        variants[f"{stem}-uint8.onnx"] = uint8
+    entries = []
+    for name, (variant, its) in variants.items():
+        onnx_graph.check(variant, its)
+        onnx_graph.write(variant, folder / name)
+        versions = variant.opset_import[0].version, variant.ir_version
+        entries.append(ModelEntry(trained.name, "onnx", (name,), wish.precision, its.output_dtype, *versions))
+    return entries
+
+
+def _facts(trained: Trained, wish: Wish, checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """What the ONNX file says of itself to whoever opens it."""
+    signature = trained.signature
+    is_generator = trained.name == "generator"
+    notes = (", standard normal", ", RGB, -1 to 1") if is_generator else (", RGB, -1 to 1", ", positive means real")
+    return {
+        "network": trained.name,
+        "weights": trained.group,
+        "run": checkpoint["run"],
+        "step": "unknown" if checkpoint["step"] is None else str(checkpoint["step"]),
+        "input": onnx_graph.describe(signature.input_name, "float32", signature.input_shape) + notes[0],
+        "output": onnx_graph.describe(signature.output_name, "float32", signature.output_shape) + notes[1],
+        "precision": wish.precision,
+        "batch_norm": "folded into the convolutions",
+        "paddle": paddle.__version__,
+        "paddle2onnx": version("paddle2onnx"),
+    }
+
+
+def _manifest(
+    folder: Path,
+    wish: Wish,
+    source: Source,
+    models: Sequence[ModelEntry],
+    calibration: Calibration | None,
+    report: parity.Report,
+    device: str,
+) -> Manifest:
+    names = [name for model in models for name in model.files]
+    measured = {**report.to_json(), "device": device, "inputs": "seeds 0-99"}
+    measured["tolerances"] = {wish.precision: parity.TOLERANCES[wish.precision, device]._asdict()}
+    if "generator" in source.networks:
+        measured["reference"] = _write_reference(folder, source.networks["generator"])
+        names.append(_REFERENCE_FILE)
+    return Manifest(
+        latent_dim=source.latent_dim,
+        image_size=source.image_size,
+        models=tuple(models),
+        files=describe_files(folder, names),
+        checkpoint=source.checkpoint,
+        config=source.config,
+        versions={
+            "python": platform.python_version(),
+            **{library.__name__: library.__version__ for library in (paddle, onnx, onnxruntime, np)},
+            "paddle2onnx": version("paddle2onnx"),
+        },
+        calibration=None if calibration is None else calibration._asdict(),
+        parity=measured,
+    )
+
+
+def _write_reference(folder: Path, trained: Trained) -> dict[str, Any]:
+    """The pictures of ten seeds as the trained network draws them: what another machine compares itself with."""
+    seeds = np.array(_REFERENCE_SEEDS, np.uint32)
+    images = parity.run_layer(trained.layer)(latents(seeds, trained.signature.input_shape[0]))
+    content = io.BytesIO()
+    np.savez(content, seeds=seeds, images=images)
+    with atomic_write(folder / _REFERENCE_FILE) as stream:
+        stream.write(content.getvalue())
+    digest = hashlib.sha256(to_uint8(images).tobytes()).hexdigest()
+    return {"seeds": seeds.tolist(), "file": _REFERENCE_FILE, "sha256_uint8": digest}

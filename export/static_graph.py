@@ -1,0 +1,85 @@
+"""A network as a Paddle program that runs without this project, and what that program says of itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from dcgan.errors import ExportError
+from dcgan.files import PathLike
+from deploy.manifest import Signature
+
+_BOOKKEEPING = ("builtin.parameter", "builtin.shadow_output", "pd_op.data", "pd_op.fetch", "pd_op.full_int_array")
+
+
+class Operator(NamedTuple):
+    """One step of a program: Paddle's operator ("conv2d_transpose"), the layer it belongs to, its attributes.
+
+    The layer is the one whose weights the operator uses, else the last one before it, "" at the start.
+    """
+
+    kind: str
+    layer: str
+    attributes: dict[str, Any]
+
+
+def write_static_graph(layer: nn.Layer, signature: Signature, prefix: PathLike) -> None:
+    """Trace `layer` in eval mode and write `<prefix>.json` (program) and `<prefix>.pdiparams` (weights).
+
+    Raises ExportError when a part of the network stays in training mode or Paddle writes nothing.
+    """
+    layer.eval()
+    training = [name or "the network" for name, part in layer.named_sublayers(include_self=True) if part.training]
+    if training:
+        raise ExportError(f"in training mode although eval() was called: {', '.join(training)}")
+    spec = InputSpec([None, *signature.input_shape], "float32", signature.input_name)
+    with paddle.no_grad():
+        paddle.jit.save(layer, str(prefix), input_spec=[spec])
+    for path in program_files(prefix):
+        if not path.is_file() or not path.stat().st_size:
+            raise ExportError(f"Paddle {paddle.__version__} did not write {path.name}")
+
+
+def program_files(prefix: PathLike) -> list[Path]:
+    """The two files of a program, in the order in which a manifest lists them."""
+    prefix = Path(prefix)
+    return [prefix.with_name(prefix.name + suffix) for suffix in (".json", ".pdiparams")]
+
+
+def read_operators(prefix: PathLike, layer: nn.Layer) -> list[Operator]:
+    """The steps of a written program in order, named after the layers of the network it was traced from."""
+    owners = {name: structured.rpartition(".")[0] for name, structured in parameter_names(layer).items()}
+    operators: list[Operator] = []
+    program = paddle.jit.load(str(prefix)).program()  # kept: its operators do not keep it, and crash without it
+    for op in program.global_block().ops:
+        if op.name() in _BOOKKEEPING:
+            continue
+        sources = [value.get_defining_op() for value in op.operands_source()]
+        used = [owners.get(_plain(s.attrs()["parameter_name"])) for s in sources if s.name() == "builtin.parameter"]
+        before = operators[-1].layer if operators else ""
+        owner = next(filter(None, used), before)
+        operators.append(Operator(op.name().rpartition(".")[2].rstrip("_"), owner, dict(op.attrs())))
+    return operators
+
+
+def read_weights(prefix: PathLike, layer: nn.Layer) -> dict[str, np.ndarray]:
+    """The weights in a written program, by the names they have in `layer` where it knows them."""
+    names = parameter_names(layer)
+    tensors = paddle.jit.load(str(prefix)).state_dict().values()
+    return {names.get(_plain(t.name), _plain(t.name)): t.numpy() for t in tensors}
+
+
+def parameter_names(layer: nn.Layer) -> dict[str, str]:
+    """Paddle's name of each weight and statistic -> its name in the network: "conv2d_0.w_0" -> "conv_1.weight"."""
+    return {tensor.name: structured for structured, tensor in layer.state_dict().items()}
+
+
+def _plain(name: str) -> str:
+    """Loading a program appends a counter to the names in it: "conv2d_0.w_0_0" -> "conv2d_0.w_0"."""
+    return re.sub(r"(\.[a-z]+_\d+)_\d+$", r"\1", name)

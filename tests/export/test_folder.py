@@ -1,0 +1,135 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from dcgan.errors import ExportError
+from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
+from export import folder as folder_module
+from export.folder import replacing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fill(folder, text):
+    """A folder that reads as an export, whose model holds `text`."""
+    (folder / "generator.onnx").write_text(text)
+    models = (ModelEntry("generator", "onnx", ("generator.onnx",)),)
+    write_manifest(folder, Manifest(8, 16, models, describe_files(folder, ["generator.onnx"])))
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def exported(tmp_path):
+    with replacing(tmp_path / "export") as part:
+        fill(part, "old")
+    return tmp_path / "export"
+
+
+def left_behind(folder):
+    return sorted(
+        path.name for path in folder.parent.iterdir() if path.name not in (folder.name, f".{folder.name}.lock")
+    )
+
+
+def test_the_folder_appears_when_the_block_ends_and_not_before(tmp_path):
+    out = tmp_path / "deep" / "export"
+    with replacing(out) as part:
+        fill(part, "new")
+        assert not out.exists() and part.parent == out.parent
+    assert (out / "generator.onnx").read_text() == "new" and left_behind(out) == []
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_an_older_export_is_replaced_as_a_whole(exported, monkeypatch, exchange):
+    (exported / "generator.params").write_text("beside it")
+    if not exchange:
+        monkeypatch.setattr(folder_module, "_exchange", lambda a, b: False)
+    with replacing(exported) as part:
+        fill(part, "new")
+        assert (exported / "generator.onnx").read_text() == "old"
+    assert (exported / "generator.onnx").read_text() == "new"
+    assert sorted(content(exported)) == ["generator.onnx", "manifest.json"] and left_behind(exported) == []
+
+
+def test_a_failure_leaves_the_older_export_to_the_byte(exported):
+    before = content(exported)
+    with pytest.raises(KeyError), replacing(exported) as part:
+        fill(part, "new")
+        raise KeyError
+    assert content(exported) == before and left_behind(exported) == []
+
+
+@pytest.mark.parametrize("moment", ["in the block", "before the swap", "after the first rename"])
+def test_a_killed_process_leaves_the_older_export_for_the_next_one(exported, moment):
+    before = content(exported)
+    script = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from export import folder\n"
+        f"moment = {moment!r}\n"
+        "if moment == 'before the swap': folder._swap = lambda *a: os._exit(9)\n"
+        "if moment == 'after the first rename':\n"
+        "    folder._exchange = lambda a, b: False\n"
+        "    folder.sync_folder = lambda f: None\n"
+        "    rename, calls = folder.Path.rename, []\n"
+        "    def once(self, target): calls.append(os._exit(9) if calls else rename(self, target))\n"
+        "    folder.Path.rename = once\n"
+        f"with folder.replacing({str(exported)!r}) as part:\n"
+        "    (part / 'half').write_text('written')\n"
+        "    if moment == 'in the block': os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 9
+    assert (moment == "after the first rename") != exported.exists()
+    with pytest.raises(KeyError), replacing(exported):
+        assert content(exported) == before
+        raise KeyError
+    assert content(exported) == before and left_behind(exported) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="folders are exchanged in one step on Linux only")
+def test_two_folders_are_exchanged_in_one_step_where_the_file_system_can(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    for path in (a, b):
+        path.mkdir()
+        (path / path.name).touch()
+    if not folder_module._exchange(a, b):
+        pytest.skip("this file system cannot exchange folders")
+    assert os.listdir(a) == ["b"] and os.listdir(b) == ["a"]
+    assert not folder_module._exchange(a, tmp_path / "missing")
+
+
+@pytest.mark.parametrize("kind", ["foreign file", "damaged manifest", "no manifest", "a file", "a link"])
+def test_what_no_export_wrote_is_never_deleted(exported, kind):
+    if kind == "foreign file":
+        (exported / "thesis.tex").write_text("years of work")
+    elif kind == "damaged manifest":
+        (exported / "manifest.json").write_text("{")
+    elif kind == "no manifest":
+        (exported / "manifest.json").unlink()
+    else:
+        exported.rename(exported.with_name("kept"))
+        exported.write_text("mine") if kind == "a file" else exported.symlink_to(exported.with_name("kept"))
+    before = sorted(exported.parent.rglob("*"))
+    with pytest.raises(ExportError, match=r"give another --out|Give another --out"), replacing(exported):
+        pytest.fail("nothing may be built")
+    assert sorted(exported.parent.rglob("*")) == before
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "export").mkdir()
+    with replacing(tmp_path / "export") as part:
+        fill(part, "new")
+    assert (tmp_path / "export" / "manifest.json").exists()
+
+
+def test_two_exports_at_the_same_time_are_refused(exported):
+    lock = FileLock(str(exported.with_name(".export.lock")))
+    with lock, pytest.raises(ExportError, match="another process is exporting"), replacing(exported):
+        pytest.fail("nothing may be built")
+    assert (exported / "generator.onnx").read_text() == "old"

@@ -1,0 +1,43 @@
+"""The certificate that this project is known by: a trained full-size generator is the same in every runtime."""
+
+import numpy as np
+import paddle
+import pytest
+
+from dcgan import DCGAN, TrainConfig
+from deploy.latents import bits
+from deploy.manifest import read_manifest
+from deploy.runtimes import load_generator
+from export.exporter import Wish, export
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """64x64 pixels, 64 base channels, a few steps on pictures with edges and colours: blocks of 8x8 pixels."""
+    config = TrainConfig(image_size=64, base_channels=64, latent_dim=100, batch_size=8, ema=0.5, device="cpu")
+    model = DCGAN(config)
+    blocks = (bits(np.arange(4 * 8 * 3), 64).reshape(4, 8, 3, 8, 8) / 2.0**31 - 1).astype(np.float32)
+    for batch in blocks.repeat(8, axis=3).repeat(8, axis=4):
+        model.train_batch([paddle.to_tensor(batch)])
+    run = tmp_path_factory.mktemp("runs") / "00000-blocks"
+    model.save(run / "checkpoints" / "step-00000004", extra={"config": config.to_json()})
+    return run, model.generate(range(5))
+
+
+def test_every_runtime_draws_the_trained_pictures_to_a_hundred_thousandth(trained, tmp_path):
+    run, pictures = trained
+    wish = Wish(run, ("paddle", "onnx"), ("generator", "discriminator"), calibrate=0, uint8=True)
+    export(tmp_path / "export", wish)
+    rows = read_manifest(tmp_path / "export").parity["rows"]
+    assert {(row["runtime"], row["batch_size"]) for row in rows if row["model"].startswith("generator")} == {
+        (runtime, size)
+        for runtime in ("dygraph", "onnxruntime", "static program", "Paddle Inference", "Paddle Inference, oneDNN")
+        for size in (1, 2, 7, 100)
+    }
+    assert max(row["max"] for row in rows if row["model"].startswith("generator")) <= 1e-5
+    assert all(row["max"] <= row["allowed"] and row["nan"] == row["inf"] == 0 for row in rows)
+    # Independent of the certificate: what training drew, and what a user of the folder draws.
+    for backend in ("onnxruntime", "paddle"):
+        drawn = load_generator(tmp_path / "export", backend, "cpu").generate(range(5))
+        assert np.abs(drawn - pictures).max() <= 1e-5
+        assert pictures.std() > 0.01

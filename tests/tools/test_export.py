@@ -1,0 +1,144 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcgan import DCGAN, TrainConfig
+from dcgan.params import read_params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def export(*arguments, cwd, interpreter=()):
+    command = [sys.executable, *interpreter, str(ROOT / "tools" / "export.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with an untrained run in work/train, as tools/train.py leaves one."""
+    root = tmp_path_factory.mktemp("user")
+    config = TrainConfig(image_size=16, base_channels=4, latent_dim=8, device="cpu", ema=0.9)
+    checkpoints = root / "work" / "train" / "00000-cartoon" / "checkpoints"
+    DCGAN(config).save(checkpoints / "step-00000000", extra={"config": config.to_json()})
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    return export("--format", "onnx", cwd=folder)
+
+
+def test_the_newest_run_is_exported_and_the_report_ends_with_the_next_command(folder, exported):
+    assert exported.returncode == 0, exported.stderr
+    lines = exported.stdout.splitlines()
+    assert lines[0].split()[:4] == ["model", "runtime", "batch", "max"]
+    assert [line.split()[:2] for line in lines[1:9]] == [["generator", "dygraph"]] * 4 + [
+        ["generator.onnx", "onnxruntime"]
+    ] * 4
+    assert any(line.startswith("parity: passed; nearest to its limit is a difference of ") for line in lines)
+    assert any(line.startswith("work/export, in ") for line in lines)
+    assert lines[-1] == "next: python deploy/infer.py --n 100"
+    told = exported.stderr.splitlines()
+    assert told[0] == "Exporting generator_ema of 00000-cartoon, step 0"
+    assert told[1].startswith("BatchNorm statistics of 2 layers re-estimated over 512 latents; pictures moved by ")
+    assert len(told) == 2  # none of Paddle's or the converter's chatter
+    assert sorted(p.name for p in (folder / "work" / "export").iterdir()) == [
+        "generator.onnx",
+        "manifest.json",
+        "reference.npz",
+    ]
+
+
+def test_json_is_the_manifest_on_one_line_and_another_folder_is_part_of_the_next_command(folder):
+    run = folder / "work" / "train" / "00000-cartoon"
+    flags = ["--checkpoint", run, "--out", folder / "else where", "--format", "paddle", "--calibrate", 0]
+    answer = export(*flags, "--json", cwd=folder)
+    assert answer.returncode == 0 and answer.stdout.count("\n") == 1
+    assert json.loads(answer.stdout) == json.loads((folder / "else where" / "manifest.json").read_text())
+    answer = export(*flags, cwd=folder)
+    assert answer.stdout.splitlines()[-1] == (
+        f"next: python deploy/infer.py --n 100 --backend paddle --model '{folder / 'else where'}'"
+    )
+
+
+def test_params_are_written_beside_what_is_exported(folder, exported):
+    answer = export("--format", "params", cwd=folder)
+    assert answer.returncode == 0 and answer.stdout == "work/export/generator.params\n"
+    assert read_params(folder / "work" / "export" / "generator.params")["conv_1.weight"].dtype == np.float32
+    assert (folder / "work" / "export" / "generator.onnx").exists()
+
+
+def test_help_shows_defaults_and_examples_without_importing_paddle(tmp_path):
+    answer = export("--help", cwd=tmp_path, interpreter=("-X", "importtime"))
+    assert answer.returncode == 0 and " paddle\n" not in answer.stderr and " onnx\n" not in answer.stderr
+    text = " ".join(answer.stdout.split())
+    for default in ("work/export", "generator", "fp32", "17", "8", "cpu"):
+        assert f"(default: {default})" in text
+    assert text.count("python tools/export.py") >= 3
+
+
+def test_defaults_of_the_flags_are_those_of_the_library():
+    import importlib.util
+
+    from export.exporter import OUT, Wish
+
+    spec = importlib.util.spec_from_file_location("tools_export", ROOT / "tools" / "export.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    args = tool.parser().parse_args(["--format", "onnx"])
+    for name in ("checkpoint", "precision", "opset", "calibrate", "uint8", "bisect", "device"):
+        assert getattr(args, name) == getattr(Wish(), name)
+    assert tool.NETWORKS[args.network] == Wish().networks and tool.FORMATS["onnx"] == Wish().formats and args.out == OUT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "--format"),
+        (["--format", "tflite"], 2, "tflite"),
+        (["--format", "onnx", "--checkpoint", "nowhere"], 1, "nothing to export at nowhere"),
+        (["--format", "onnx", "--opset", "9"], 1, "opset must be from 13 to 21, received 9"),
+        (["--format", "all", "--precision", "fp16"], 1, "fp16 is for ONNX"),
+        (["--format", "onnx", "--device", "gpu"], 1, "no GPU"),
+        (["--format", "onnx", "--out", "work/train"], 1, "holds what no export wrote (00000-cartoon)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_gives_one_clear_line_and_a_non_zero_exit(folder, arguments, code, words):
+    before = {path for path in folder.rglob("*") if not path.name.endswith(".lock")}
+    answer = export(*arguments, cwd=folder)
+    last = answer.stderr.strip().splitlines()[-1]
+    assert answer.returncode == code and words in last and "Traceback" not in answer.stderr, answer.stderr
+    assert answer.stdout == ""
+    assert {path for path in folder.rglob("*") if not path.name.endswith(".lock")} == before
+
+
+def test_a_breach_exits_with_one_tells_the_table_and_keeps_the_last_export(folder, exported):
+    """The converter's own process is made to spoil a slope: nothing in this project is patched."""
+    shadow = folder / "shadow"
+    shadow.mkdir()
+    (shadow / "sitecustomize.py").write_text(
+        "import atexit, sys\n"
+        "def spoil():\n"
+        "    if not sys.argv[0].endswith('converter_child.py'): return\n"
+        "    import onnx\n"
+        "    model = onnx.load(sys.argv[2])\n"
+        "    for node in model.graph.node:\n"
+        "        if node.op_type == 'LeakyRelu': node.attribute[0].f = 0.3\n"
+        "    onnx.save(model, sys.argv[2])\n"
+        "atexit.register(spoil)\n"
+    )
+    before = (folder / "work" / "export" / "manifest.json").read_bytes()
+    command = [sys.executable, str(ROOT / "tools" / "export.py"), "--format", "onnx", "--network", "both", "--bisect"]
+    env = {**os.environ, "PYTHONPATH": str(shadow)}
+    answer = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert answer.returncode == 1 and answer.stdout == ""
+    assert "discriminator.onnx  onnxruntime" in answer.stderr
+    last = answer.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: discriminator.onnx: the first layer that differs is leaky_relu_1 (LeakyRelu)")
+    assert (folder / "work" / "export" / "manifest.json").read_bytes() == before

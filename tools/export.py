@@ -1,0 +1,128 @@
+"""Export the newest checkpoint as ONNX or a Paddle program, and prove that it draws what the trained network draws."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shlex
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tools.console import add_log_level, run, start_logging
+
+EXAMPLES = """examples:
+  # the newest run under work/train -> work/export/generator.onnx, ready for deploy/infer.py
+  python tools/export.py --format onnx
+  # both formats, the discriminator too, from a run that you name
+  python tools/export.py --format all --network both --checkpoint work/train/00000-cartoon
+  # torch-fidelity's form of a generator: z -> uint8 pictures
+  python tools/export.py --format onnx --uint8
+
+exit codes: 0 exported and proven; 1 not, and the last export is untouched; 2 wrong usage
+"""
+FORMATS = {"paddle": ("paddle",), "onnx": ("onnx",), "all": ("paddle", "onnx"), "params": ()}
+NETWORKS = {"generator": ("generator",), "discriminator": ("discriminator",), "both": ("generator", "discriminator")}
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument(
+        "--format",
+        choices=FORMATS,
+        required=True,
+        help="paddle: generator.json + .pdiparams; onnx: generator.onnx; all: both; params: the tutorial's "
+        "generator.params, beside whatever is exported",
+    )
+    flags.add_argument(
+        "--checkpoint",
+        type=pathlib.Path,
+        metavar="PATH",
+        help="a run, a checkpoint folder or a generator.params (default: the newest run under work/train)",
+    )
+    flags.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("work/export"),
+        help="folder, replaced as a whole when all is well (default: work/export)",
+    )
+    flags.add_argument("--network", choices=NETWORKS, default="generator", help="what to export (default: generator)")
+    flags.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: ONNX only (default: fp32)")
+    flags.add_argument("--opset", type=int, default=17, help="ONNX operator set, 13 to 21 (default: 17)")
+    flags.add_argument(
+        "--calibrate",
+        type=int,
+        default=8,
+        metavar="N",
+        help="re-estimate BatchNorm over N batches of 64 latents; 0: keep training's statistics (default: 8)",
+    )
+    flags.add_argument("--uint8", action="store_true", help="also write generator-uint8.onnx: z -> uint8 pictures")
+    flags.add_argument("--bisect", action="store_true", help="on a breach, name the first layer that differs")
+    flags.add_argument(
+        "--device",
+        default="cpu",
+        help="where parity is measured: cpu, gpu, gpu:N or auto; the files are the same (default: cpu)",
+    )
+    flags.add_argument("--json", action="store_true", help="print the manifest as one line of JSON instead of a report")
+    add_log_level(flags)
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    start_logging(args.log_level)
+
+    from dcgan.quiet import import_paddle
+
+    import_paddle()
+    from export.exporter import Wish, export, export_params
+
+    wish = Wish(
+        checkpoint=args.checkpoint,
+        formats=FORMATS[args.format],
+        networks=NETWORKS[args.network],
+        precision=args.precision,
+        opset=args.opset,
+        calibrate=args.calibrate,
+        uint8=args.uint8,
+        bisect=args.bisect,
+        device=args.device,
+    )
+    if args.format == "params":
+        path = export_params(args.out, wish)
+        print(json.dumps({"path": str(path)}) if args.json else path)
+        return 0
+    started = time.monotonic()
+    export(args.out, wish)
+    content = json.loads((args.out / "manifest.json").read_text("utf-8"))
+    print(json.dumps(content) if args.json else report(content, args.out, time.monotonic() - started))
+    return 0
+
+
+def report(manifest: dict, out: pathlib.Path, seconds: float) -> str:
+    """What was written and proven, and what to do next, from a manifest's JSON."""
+    from export.parity import Row, table
+
+    parity = manifest["parity"]
+    rows = [Row(**row) for row in parity["rows"]]
+    worst = max(rows, key=lambda row: row.max / row.allowed)
+    kinds = {model["kind"] for model in manifest["models"] if model["network"] == "generator"}
+    backend = "" if "onnx" in kinds else " --backend paddle"
+    place = "" if out == pathlib.Path("work/export") else f" --model {shlex.quote(str(out))}"
+    lines = [table(rows), "", "equal to the bit:", *(f"  {what}" for what in parity["equal"])]
+    lines.append(
+        f"parity: passed; nearest to its limit is a difference of {worst.max:.1e}, allowed {worst.allowed:.1e}"
+    )
+    lines += ["", f"{out}, in {seconds:.1f} s:"]
+    lines += [f"  {name}  {entry['bytes'] / 1e6:.2f} MB" for name, entry in manifest["files"].items()]
+    if kinds:
+        lines.append(f"next: python deploy/infer.py --n 100{backend}{place}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)
