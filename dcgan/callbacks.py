@@ -1,6 +1,7 @@
 """What watches a run: log lines, sample grids, checkpoints, the watchdog. One small class each.
 
-Callbacks act through public members of the model. The device is read in one place, `Recorder`, and on log steps only.
+Callbacks act through public members of the model. Numbers are read from the device by `Recorder`, on log steps only;
+pictures by `SampleGrid` and `QualityMeter`, on theirs.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Recorder(Callback):
         done = model.global_step - self._first_step
         record = {
             "step": model.global_step,
-            "epoch": model.epoch + 1,
+            "epoch": model.epoch + (model.epoch_step > 0),  # after an epoch's last iteration the counter has moved on
             **{name: values[name] for name in sorted(values)},
             **{name: measure() for name, measure in self._measures.items()},
             "images_per_second": round(self._pictures / max(now - self._since, 1e-9), 1),
@@ -186,7 +187,8 @@ class SampleGrid(Callback):
         """Write `step-NNNNNNNN.png` now."""
         model = self.model
         pictures = model.generate(GRID_SEEDS)
-        if model.global_step % self._every == 0:  # not where a session happens to end: a resumed run must not differ
+        # Not where a session happens to end: a resumed run must not differ. Nor of an untrained generator.
+        if model.global_step and model.global_step % self._every == 0:
             self.spread = float(pictures.std(axis=0).mean())
         title = f"step {model.global_step}"
         if model.scalars:
@@ -361,7 +363,8 @@ class Watchdog:
         wrong = [k for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)]
         if wrong:
             return "NOT FINITE", f"{', '.join(wrong)} is not a finite number"
-        share = (record.get("spread") or 0.0) / self._real_spread if self._real_spread else 1.0
+        spread = record.get("spread")  # None: not measured yet
+        share = 1.0 if spread is None or not self._real_spread else spread / self._real_spread
         if record["step"] >= self.WARM_UP_STEPS and share < self.WARN_SPREAD:
             state = "COLLAPSED" if share < self.COLLAPSED_SPREAD else "WARN"
             return state, f"100 seeds differ only {share:.0%} as much as the training pictures do"
@@ -374,7 +377,10 @@ class Watchdog:
 
 
 class SignalStop(Callback):
-    """SIGINT and SIGTERM end training after the running iteration; a second one ends the process at once."""
+    """SIGINT and SIGTERM end training after the running iteration; a second one ends the process at once.
+
+    The handlers stay until `restore`, which is to be called when everything is saved.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -385,9 +391,6 @@ class SignalStop(Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._previous = {number: signal.signal(number, self._stop) for number in self.SIGNALS}
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self.restore()
 
     def restore(self) -> None:
         """Put back the handlers that were there before."""

@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "base_channels": 32,
         "batch_size": 32,
-        "epochs": 8,
+        "epochs": 7,
         "ema": 0.99,
         "instance_noise": 0.2,
         "noise_steps": 2500,

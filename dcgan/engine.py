@@ -23,7 +23,7 @@ from deploy.latents import key, latents
 
 from .checkpoint import Checkpoint, Tensors, read_checkpoint, write_checkpoint
 from .device import Precision
-from .errors import CheckpointError
+from .errors import CheckpointError, TrainingError
 from .files import PathLike
 from .losses import OBJECTIVES, Objective
 
@@ -69,6 +69,7 @@ class AdversarialModel(paddle.Model):
         self.scalars: dict[str, paddle.Tensor] = {}
         self._scalers: dict[str, paddle.amp.GradScaler] = {}
         self._draws = 0
+        self._epoch_length: int | None = None
         self._statistics_are_stale = ema_decay > 0
 
     # ---- preparing ------------------------------------------------------------------------------------------------
@@ -145,6 +146,8 @@ class AdversarialModel(paddle.Model):
         self._update_average()
         self.global_step += 1
         self.epoch_step += 1
+        if self.epoch_step == self._epoch_length:  # here, so that whoever saves after this iteration saves a new epoch
+            self.epoch, self.epoch_step = self.epoch + 1, 0
         return []
 
     def discriminator_step(self, real: paddle.Tensor, fake: paddle.Tensor) -> None:
@@ -267,10 +270,14 @@ class AdversarialModel(paddle.Model):
             return super()._run_one_epoch(data_loader, callbacks, mode, {})
         if hasattr(data_loader, "seek"):
             data_loader.seek(self.epoch, self.epoch_step)
+        else:
+            self.epoch_step = 0  # such a loader can only start its epoch anew
+        self._epoch_length = self._len_data_loader(data_loader)
         ended: list[bool] = []
         logs = super()._run_one_epoch(_Stoppable(data_loader, self, ended), callbacks, mode, {})
-        if ended or self.epoch_step == self._len_data_loader(data_loader):
+        if ended and self.epoch_step:  # a loader that did not know its length
             self.epoch, self.epoch_step = self.epoch + 1, 0
+        self._epoch_length = None
         return logs
 
     # ---- drawing --------------------------------------------------------------------------------------------------
@@ -313,7 +320,8 @@ class AdversarialModel(paddle.Model):
     def save(self, path: PathLike, training: bool = True, extra: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint folder at `path`, or (training=False) the generator as a Paddle inference model.
 
-        `extra` is kept under "extra" in `state.json`. See dcgan.checkpoint for the format and its errors.
+        `extra` is kept under "extra" in `state.json`. See dcgan.checkpoint for the format and its errors. Raises
+        TrainingError for weights that are not finite: such a checkpoint would only take the place of a good one.
         """
         self._measure_statistics()
         if not training:
@@ -322,7 +330,12 @@ class AdversarialModel(paddle.Model):
             return
         groups = {name: tensors_of(network) for name, network in self._networks().items()}
         for name, optimizer in self._optimizers().items():
-            groups[f"{name}_optimizer"] = optimizer_tensors(optimizer, self._networks()[name])
+            network = self._networks()[name]
+            groups[f"{name}_optimizer"] = optimizer_tensors(optimizer, network)
+            groups[name].update({k: master.numpy() for k, master in _master_weights(optimizer, network).items()})
+        spoiled = [f"{g}/{k}" for g, tensors in groups.items() for k, v in tensors.items() if not np.isfinite(v).all()]
+        if spoiled:
+            raise TrainingError(f"not saved: {len(spoiled)} tensors are not finite, {spoiled[0]} among them.")
         state = {
             "epoch": self.epoch,
             "epoch_step": self.epoch_step,
@@ -347,6 +360,10 @@ class AdversarialModel(paddle.Model):
         for name, optimizer in self._optimizers().items():
             slots, group = _optimizer_slots(optimizer, self._networks()[name]), f"{name}_optimizer"
             restore.append(_match(group, slots, groups.get(group)))
+            masters = _master_weights(optimizer, self._networks()[name])
+            restore.append(
+                ([], [(master, groups[name][k]) for k, master in masters.items() if k in groups.get(name, {})])
+            )
         problems = [problem for found, _ in restore for problem in found]
         if problems:
             raise CheckpointError(f"{checkpoint.folder} does not fit this model: " + "; ".join(problems))
@@ -466,14 +483,21 @@ def _optimizer_slots(optimizer: paddle.optimizer.Optimizer, network: nn.Layer) -
     """The optimizer's own tensors by structured name, made first where no step has made them yet."""
     trainable = {name: p for name, p in network.named_parameters() if not p.stop_gradient}
     optimizer._create_accumulators(paddle.base.default_main_program().global_block(), list(trainable.values()))
-    slots = {
-        f"{name}/{moment}": by_parameter[parameter.name]
+    masters = getattr(optimizer, "_master_weights", {})  # O2: the moments belong to these, not to the parameters
+    return {
+        f"{name}/{moment}": by_parameter[masters.get(parameter.name, parameter).name]
         for moment, by_parameter in optimizer._accumulators.items()
         for name, parameter in trainable.items()
     }
+
+
+def _master_weights(optimizer: paddle.optimizer.Optimizer, network: nn.Layer) -> dict[str, paddle.Tensor]:
+    """float32 weights by structured name where the parameters themselves are of half precision (O2), else nothing.
+
+    They are saved in the parameters' stead, so that a checkpoint has one form whatever the precision.
+    """
     masters = getattr(optimizer, "_master_weights", {})
-    slots.update({f"{name}/master": masters[p.name] for name, p in trainable.items() if p.name in masters})
-    return slots
+    return {name: masters[p.name] for name, p in network.named_parameters() if p.name in masters}
 
 
 def _match(

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all.
 
-Everything this project writes goes through here: written aside in the same folder, flushed to the disk, then renamed,
-so that a crash, a full disk or a `kill -9` leaves either the old file or the new one.
+Written aside in the same folder, flushed to the disk, then renamed: a crash, a full disk or a `kill -9` leaves either
+the old file or the new one. (Checkpoints and exports do the same with whole folders.)
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def atomic_write(path: PathLike, mode: str = "wb") -> Iterator[IO]:
             os.fsync(stream.fileno())
         os.replace(aside, path)
         sync_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that finds the disk full does not say where
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()

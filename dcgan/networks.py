@@ -6,6 +6,9 @@ At 64x64 with 64 base channels the layer names, shapes and order are those of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -85,6 +88,15 @@ def check_image_size(image_size: int) -> None:
         raise ValueError(
             f"image_size must be a power of two from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, received {image_size}"
         )
+
+
+def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | None:
+    """(latent_dim, base_channels, image_size) of a generator's tensors by name; None if they are not a generator's."""
+    depth = sum(name.startswith("conv_") for name in tensors)
+    first, last = tensors.get("conv_1.weight"), tensors.get(f"conv_{depth}.weight")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 4:
+        return None
+    return first.shape[0], last.shape[0], 2 ** (depth + 1)
 
 
 def parameter_count(network: nn.Layer) -> int:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,14 +41,15 @@ from .callbacks import (
     spread_of,
 )
 from .config import TrainConfig, differences
-from .data.loader import BatchLoader
-from .data.prepare import PackedData, cached_packed, open_packed
+from .data.loader import BatchLoader, batches_per_epoch
+from .data.packed import PackedData, is_packed, open_packed
+from .data.prepare import cached_packed, fit_picture
 from .data.sources import open_source
 from .errors import CheckpointError, CollapseError, TrainingError
 from .files import PathLike, atomic_write, write_json
 from .images import grid, write_png
 from .model import DCGAN
-from .networks import parameter_count
+from .networks import network_sizes, parameter_count
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,8 @@ class RunFolder:
         self.samples.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         checkpoint.remove_leftovers(self.checkpoints)
+        for part in (*self.path.glob(".*.part"), *self.samples.glob(".*.part")):
+            part.unlink()
         return self
 
 
@@ -124,8 +128,9 @@ def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv
     folder = _folder_for(config, resume).own()
     try:
         if model.global_step >= last_step:
-            log.info("Nothing left to do: all %d iterations are done. Train longer with --epochs N.", last_step)
+            log.info("Nothing left to do: all %d iterations are done. More with --epochs or --steps.", last_step)
             return Result(folder.path, model.global_step, None)
+        _set_aside_damaged(folder, model.global_step)
         _write_records(folder, config, data, argv)
         log.info("Run folder: %s", folder.path)
         loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
@@ -168,6 +173,9 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
             model.seed = loader.seed = key(config.seed, rollbacks)
         except TrainingError as error:
             raise TrainingError(f"{error} {_last_good(folder)}") from None
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise TrainingError(f"training stopped: {error.strerror}{where}. {_last_good(folder)}") from error
 
 
 def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
@@ -189,7 +197,8 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
         }
 
     stopper = SignalStop()
-    sinks = [watchdog, history, ProgressLine(config.epochs, last_step), watchdog.act]
+    epochs = math.ceil(last_step / len(loader))
+    sinks = [watchdog, history, ProgressLine(epochs, last_step), watchdog.act]
     callbacks = [
         NoProgressBar(),
         stopper,
@@ -202,7 +211,7 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
         StopAt(last_step),
     ]
     try:
-        model.fit(loader, epochs=math.ceil(last_step / len(loader)) - model.epoch, verbose=0, callbacks=callbacks)
+        model.fit(loader, epochs=epochs - model.epoch, verbose=0, callbacks=callbacks)
     finally:
         stopper.restore()
     return stopper
@@ -210,7 +219,7 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
 
 def packed_data(config: TrainConfig) -> PackedData:
     """The training pictures, packed now or found packed under work/data."""
-    log.info("Data: %s (packed once, kept under %s)", config.data or "cartoon", DATA_CACHE)
+    log.info("Data: %s", config.data or "cartoon")
     packed = cached_packed(
         config.data or "cartoon",
         root=DATA_CACHE,
@@ -225,15 +234,15 @@ def packed_data(config: TrainConfig) -> PackedData:
 def count_pictures(config: TrainConfig) -> int:
     """How many pictures the data holds, without decoding or writing any: those that cannot be used are not left out."""
     data = config.data or "cartoon"
-    if data.endswith(".npy"):
+    if is_packed(data):
         return len(open_packed(data))
     with open_source(data) as source:
         return len(source)
 
 
-def final_step(config: TrainConfig, batches_per_epoch: int) -> int:
+def final_step(config: TrainConfig, epoch_length: int) -> int:
     """The iteration after which the run ends: the whole epochs, or `steps` if that is set."""
-    return config.steps or config.epochs * batches_per_epoch
+    return config.steps or config.epochs * epoch_length
 
 
 def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
@@ -246,24 +255,38 @@ def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
         return checkpoint.read_checkpoint(path)
     if (path / "checkpoints").is_dir():
         return checkpoint.read_newest(path / "checkpoints")
-    runs = [run for run in run_folders(path) if checkpoint.list_checkpoints(run / "checkpoints")]
-    if not runs:
-        raise CheckpointError(f"nothing to resume: {path} is neither a checkpoint, nor a run, nor a folder of runs")
-    return checkpoint.read_newest(runs[-1] / "checkpoints")
+    for run in reversed(run_folders(path)):
+        if checkpoint.list_checkpoints(run / "checkpoints"):
+            return checkpoint.read_newest(run / "checkpoints")
+        log.warning("%s has saved no checkpoint; looking at the run before it", run)
+    raise CheckpointError(f"no checkpoint found: {path} is neither one, nor a run or a folder of runs that saved one")
 
 
 def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
-    """The config that a checkpoint was trained with. Raises CheckpointError when it holds none."""
+    """The config that a checkpoint was trained with, `out` being where its run lies, or the default.
+
+    Raises CheckpointError when it holds none, or one of networks of another size than its own tensors: a stranger's
+    small file could otherwise ask for gigabytes.
+    """
     try:
-        return TrainConfig.from_mapping(found.state["extra"]["config"]).validate()
+        config = TrainConfig.from_mapping(found.state["extra"]["config"]).validate()
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{found.folder} holds no usable config: {error}") from None
+    sizes = network_sizes(found.groups.get("generator", {}))
+    if sizes != (config.latent_dim, config.base_channels, config.image_size):
+        raise CheckpointError(f"{found.folder} has a config of other networks than its tensors: they are {sizes}")
+    run = found.folder.parent.parent
+    return dataclasses.replace(config, out=str(run.parent) if (run / "config.json").is_file() else TrainConfig.out)
 
 
 def describe(config: TrainConfig, picture_count: int) -> str:
-    """What a run with this config would be, as JSON: settings, parameter counts, iterations. Builds the networks."""
+    """What a run with this config would be, as JSON: settings, parameter counts, iterations. Builds the networks.
+
+    Raises ValueError for what `train` would refuse without looking at the pictures.
+    """
+    fit_picture(np.zeros([2, 2, 3], np.uint8), config.image_size, config.crop)
+    per_epoch = batches_per_epoch(picture_count, config.batch_size * config.d_steps)
     model = DCGAN(config)
-    per_epoch = picture_count // (config.batch_size * config.d_steps)
     facts = {
         "config": config.to_json(),
         "parameters": {
@@ -303,15 +326,21 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
         return RunFolder.create(config.out, Path(config.data).stem)
     run = found.folder.parent.parent
     newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if path.name > found.folder.name]
-    whole = [path for path in newer if _is_whole(path)]
-    if (run / "config.json").is_file() and not whole:
-        for damaged in newer:
-            log.warning("Removing the damaged checkpoint %s", damaged)
-            checkpoint.remove_checkpoint(damaged)
+    if (run / "config.json").is_file() and not any(map(_is_whole, newer)):
         return RunFolder(run)
     folder = RunFolder.create(config.out, Path(config.data).stem)
     log.info("%s has newer checkpoints, which stay: going on in a new run folder", run)
     return folder
+
+
+def _set_aside_damaged(folder: RunFolder, step: int) -> None:
+    """Rename what is left of checkpoints after `step`: none of them is whole, and new ones will need their names."""
+    for path in checkpoint.list_checkpoints(folder.checkpoints):
+        if path.name > checkpoint.folder_name(step):
+            aside = path.with_name(f"damaged-{path.name}")
+            log.warning("Setting aside the damaged checkpoint %s as %s", path, aside.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -352,8 +381,8 @@ def _identity(data: PackedData) -> dict[str, Any]:
 
 
 def _last_good(folder: RunFolder) -> str:
-    kept = checkpoint.list_checkpoints(folder.checkpoints)
-    return f"The last good checkpoint is {kept[-1]}." if kept else "No checkpoint had been saved yet."
+    healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
+    return f"The last good checkpoint is {healthy}." if healthy else "No good checkpoint had been saved yet."
 
 
 def with_default_data(config: TrainConfig) -> TrainConfig:

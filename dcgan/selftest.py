@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -47,6 +47,9 @@ TIMES = ("images_per_second", "elapsed_seconds", "remaining_seconds")
 CHILD_SECONDS = 300
 
 
+ATTEMPTS = 5
+
+
 class Outcome(NamedTuple):
     """One killed run: when it was killed, the step it was resumed from, and what differed from the straight run."""
 
@@ -66,16 +69,26 @@ def prove_resume(folder: Path, kills: int, seed: int = 0, config: TrainConfig = 
     last_step = _finish(folder, "straight")
     straight = _result(folder / "straight")
     for number in range(kills):
-        name = f"killed-{number:02d}"
-        draws = bits(np.array([key(seed, number)]), 2)[0] / 2.0**32
-        during_save = number % 3 == 2
-        # at least one checkpoint must be there to go on from, and something left to do
-        step = config.checkpoint_every + 1 + int(draws[0] * (last_step - 2 * config.checkpoint_every - 1))
-        moment = _kill(folder, name, step, draws[1] * 0.05, during_save)
+        name, moment = _killed_run(folder, number, key(seed, number), last_step, config.checkpoint_every)
         saved = list_checkpoints(_run(folder / name) / "checkpoints")
-        resumed_from = int(saved[-1].name[5:]) if saved else 0
-        _finish(folder, name, resume=bool(saved))
+        resumed_from = int(saved[-1].name[5:])
+        _finish(folder, name, resume=True)
         yield Outcome(moment, resumed_from, _differences(straight, _result(folder / name)))
+        shutil.rmtree(folder / name)
+
+
+def _killed_run(folder: Path, number: int, stream: int, last_step: int, checkpoint_every: int) -> tuple[str, str]:
+    """Name of a run that was killed while it trained, and the moment. One that was faster than the kill is repeated."""
+    during_save = number % 3 == 2
+    for attempt in range(ATTEMPTS):
+        name = f"killed-{number:02d}-{attempt}"
+        draws = bits(np.array([key(stream, attempt)]), 2)[0] / 2.0**32
+        # at least one checkpoint must be there to go on from, and something left to do
+        step = checkpoint_every + 1 + int(draws[0] * (last_step - 2 * checkpoint_every - 1))
+        moment = _kill(folder, name, step, draws[1] * 0.05, during_save)
+        if moment:
+            return name, moment
+    raise ProjectError(f"no run could be killed in time in {ATTEMPTS} attempts: this machine is too fast or too slow")
 
 
 def _start(folder: Path, name: str, resume: bool = False) -> subprocess.Popen:
@@ -101,11 +114,14 @@ def _finish(folder: Path, name: str, resume: bool = False) -> int:
     return int(list_checkpoints(_run(folder / name) / "checkpoints")[-1].name[5:])
 
 
-def _kill(folder: Path, name: str, step: int, delay_seconds: float, during_save: bool) -> str:
-    """Start a run and SIGKILL it: at `step` after a delay, or at the first checkpoint being written from `step` on."""
+def _kill(folder: Path, name: str, step: int, delay_seconds: float, during_save: bool) -> str | None:
+    """Start a run and SIGKILL it: at `step` after a delay, or at the first checkpoint being written from `step` on.
+
+    Returns the moment as it was seen, or None if the run had ended before. Raises ProjectError if it had failed.
+    """
     process = _start(folder, name)
     deadline = time.monotonic() + CHILD_SECONDS
-    seen = 0
+    seen, writing = 0, False
     while process.poll() is None and time.monotonic() < deadline:
         run = _run(folder / name)
         if run is not None:
@@ -116,9 +132,11 @@ def _kill(folder: Path, name: str, step: int, delay_seconds: float, during_save:
                 time.sleep(0 if during_save else delay_seconds)
                 break
         time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return f"{'writing a checkpoint' if during_save else 'training'}, step {seen}"
+    process.kill()  # SIGKILL
+    _, said = process.communicate()
+    if process.returncode > 0:
+        raise ProjectError(f"a training process of the self-test failed: {said.strip().splitlines()[-1:]}")
+    return f"{'writing a checkpoint' if writing else 'training'}, step {seen}" if process.returncode else None
 
 
 def _run(runs: Path) -> Any:

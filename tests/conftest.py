@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests marked gpu set their own
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # CUDA_VISIBLE_DEVICES=0 pytest -m gpu runs the tests marked gpu
 
 from dcgan.quiet import import_paddle, thread_count
 

@@ -74,7 +74,7 @@ def test_batch_norm_statistics_count_as_parameters_without_gradient():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not paddle.is_compiled_with_cuda(), reason="this Paddle has no CUDA")
+@pytest.mark.skipif(paddle.device.cuda.device_count() == 0, reason="Paddle sees no GPU")
 def test_one_iteration_runs_on_a_gpu_in_mixed_precision(tiny_config, pictures):
     import dataclasses
 

@@ -21,7 +21,7 @@ from dcgan.config import PRESETS, TrainConfig, preset, read_config
 from dcgan.errors import ProjectError
 from tools.console import add_log_level, run, start_logging
 
-NO_DATA = """No --data given, and no work/img_align_celeba(.zip): training on drawn faces, with --preset quick.
+NO_DATA = """No --data given, and no work/img_align_celeba(.zip): training on drawn faces, with --preset {preset}.
 For CelebA get img_align_celeba.zip from mmlab.ie.cuhk.edu.hk/projects/CelebA.html and give its path to --data."""
 
 
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--selftest-resume",
         nargs="?",
         const=3,
-        type=int,
+        type=_at_least_one,
         metavar="KILLS",
         help="prove on this machine that runs resume to the bit, with so many kill -9 (default: 3), then exit",
     )
@@ -72,7 +72,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     explicit = {f.name: arguments[f.name] for f in dataclasses.fields(TrainConfig) if f.name in arguments}
     start_logging(arguments["log_level"])
 
-    if arguments["selftest_resume"]:
+    if arguments["selftest_resume"] is not None:
         return _selftest(arguments["selftest_resume"], explicit.get("seed", 0))
 
     from dcgan.quiet import import_paddle
@@ -84,6 +84,8 @@ def main(argv: Optional[list[str]] = None) -> int:
         if arguments["preset"] or arguments["config"]:
             raise ProjectError("--resume takes its settings from the run: leave out --preset and --config")
         found = runs.find_checkpoint(arguments["resume"] or explicit.get("out", TrainConfig.out))
+        if "epochs" in explicit:
+            explicit.setdefault("steps", 0)  # the latest word on the length of the run counts
         config = dataclasses.replace(runs.saved_config(found), **explicit)
     else:
         found = None
@@ -93,6 +95,12 @@ def main(argv: Optional[list[str]] = None) -> int:
         return 0
     result = runs.train(config, found, sys.argv)
     return _report(result)
+
+
+def _at_least_one(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, received {text!r}")
+    return int(text)
 
 
 def _selftest(kills: int, seed: int) -> int:
@@ -111,12 +119,14 @@ def _selftest(kills: int, seed: int) -> int:
 
 def _new_config(arguments: dict, explicit: dict, runs: Any) -> TrainConfig:
     """Settings of a new run: defaults, then preset, then --config, then explicit flags."""
+    if arguments["preset"] and arguments["config"]:
+        raise ProjectError("--preset and --config both set everything: give one of them, and flags for the rest")
     saved = read_config(arguments["config"]) if arguments["config"] else {}
     asked = runs.with_default_data(TrainConfig.from_mapping({**saved, **explicit}))
     name = arguments["preset"]
     if asked.data == "cartoon" and not explicit.get("data") and not saved.get("data"):
-        print(NO_DATA, file=sys.stderr)
         name = name or "quick"
+        print(NO_DATA.format(preset=name), file=sys.stderr)
     settings = {**preset(name or "default"), **saved, **explicit, "data": asked.data}
     return TrainConfig.from_mapping(settings)
 

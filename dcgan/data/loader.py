@@ -29,19 +29,13 @@ class BatchLoader:
     """
 
     def __init__(self, images: np.ndarray, batch_size: int, seed: int = 0, flip: bool = False, prefetch: int = 2):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
-        if batch_size > len(images):
-            raise ValueError(
-                f"a batch of {batch_size} needs at least {batch_size} pictures, received {len(images)}. "
-                f"Give more pictures or a batch size of at most {len(images)}."
-            )
+        self._length = batches_per_epoch(len(images), batch_size)
         self.images, self.batch_size, self.seed, self.flip, self.prefetch = images, batch_size, seed, flip, prefetch
         self.epoch, self.position = 0, 0
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return len(self.images) // self.batch_size
+        return self._length
 
     def seek(self, epoch: int, position: int = 0) -> None:
         """The next iteration gives epoch `epoch` from its batch number `position` on."""
@@ -65,6 +59,18 @@ class BatchLoader:
                 mirrored = bits(np.array([key(self.seed, _MIRROR, epoch, i)]), len(batch))[0] >> np.uint32(31) == 1
                 batch[mirrored] = batch[mirrored, :, :, ::-1]
             yield [batch]
+
+
+def batches_per_epoch(picture_count: int, batch_size: int) -> int:
+    """Whole batches in `picture_count` pictures. Raises ValueError if there is none."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+    if batch_size > picture_count:
+        raise ValueError(
+            f"a batch of {batch_size} needs at least {batch_size} pictures, received {picture_count}. "
+            f"Give more pictures or a batch size of at most {picture_count}."
+        )
+    return picture_count // batch_size
 
 
 def _ahead(items: Iterator, count: int) -> Iterator:

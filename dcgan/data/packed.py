@@ -35,6 +35,11 @@ class PackedData:
         return len(self.images)
 
 
+def is_packed(data: str) -> bool:
+    """Whether `data` names a packed file rather than a source of pictures."""
+    return data.lower().endswith(".npy") and not Path(data).is_dir()
+
+
 def open_packed(path: PathLike) -> PackedData:
     """The packed pictures of a .npy, mapped read only, after a whole pass for their digest (about 1 GB/s).
 

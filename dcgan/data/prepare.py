@@ -32,7 +32,17 @@ from ..errors import DataError
 from ..files import PathLike, atomic_write, write_json
 from ..quiet import thread_count
 from .decode import DEFAULT_LIMITS, Limits, quiet_decoders
-from .packed import FORMAT, FORMAT_VERSION, PackedData, info_path, map_packed, npy_header, open_packed, read_info
+from .packed import (
+    FORMAT,
+    FORMAT_VERSION,
+    PackedData,
+    info_path,
+    is_packed,
+    map_packed,
+    npy_header,
+    open_packed,
+    read_info,
+)
 from .sources import Source, open_source
 
 Progress = Callable[[int, int], object]
@@ -84,7 +94,7 @@ def cached_packed(
 
     Arguments and errors as for `prepare`; a packed .npy of another size than `image_size` is a DataError.
     """
-    if data.lower().endswith(".npy") and not Path(data).is_dir():
+    if is_packed(data):
         packed = open_packed(data)
         size = packed.images.shape[-1]
         if size != image_size:

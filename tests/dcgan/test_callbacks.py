@@ -115,6 +115,7 @@ def test_history_writes_valid_json_when_a_number_is_not_finite(tmp_path):
         ({"loss_g": math.inf}, "NOT FINITE", "loss_g"),
         ({"gradient_norm_d": math.nan}, "NOT FINITE", "gradient_norm_d"),
         ({"step": 50, "spread": 0.0}, "OK", ""),  # still warming up
+        ({"spread": None}, "OK", ""),  # no grid was drawn since the start
     ],
 )
 def test_watchdog_names_the_state_and_its_reason(change, state, words):

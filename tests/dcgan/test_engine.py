@@ -413,6 +413,28 @@ def test_o2_decorates_both_networks_with_both_optimizers(linear, monkeypatch):
     assert calls[0]["optimizers"] == [sgd_g, sgd_d] and calls[0]["level"] == "O2" and calls[0]["master_weight"]
 
 
+def test_half_precision_weights_are_saved_as_their_float32_masters(linear, monkeypatch, tmp_path):
+    model, (sgd_g, sgd_d) = linear()
+    model.prepare(sgd_g, sgd_d)
+    master = paddle.to_tensor(np.array([[0.123456789]], np.float32))
+    sgd_g._master_weights = {model.generator.weight.name: master}
+    model.save(tmp_path / "c")
+    assert read_checkpoint(tmp_path / "c").groups["generator"]["weight"] == np.float32(0.123456789)
+    master.set_value(np.zeros([1, 1], np.float32))
+    model.load(tmp_path / "c")
+    assert master.item() == np.float32(0.123456789) == model.generator.weight.item()
+
+
+def test_moments_of_half_precision_weights_are_found_under_their_masters_name():
+    layer = paddle.nn.Linear(1, 1, bias_attr=False)
+    moment, master = paddle.zeros([1, 1]), paddle.zeros([1, 1])
+    adam = paddle.optimizer.Adam(parameters=layer.parameters())
+    adam._create_accumulators = lambda *_: None
+    adam._accumulators = {"moment1": {master.name: moment}}
+    adam._master_weights = {layer.weight.name: master}
+    assert optimizer_tensors(adam, layer) == {"weight/moment1": np.zeros([1, 1], np.float32)}
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_config):
     import dataclasses
 

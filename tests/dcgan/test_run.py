@@ -96,6 +96,18 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits_and_the_same_m
     assert_same_run(straight, first)
 
 
+@pytest.mark.parametrize("saved", [3, 6])
+def test_a_run_killed_right_after_saving_at_the_end_of_an_epoch_is_resumed_to_the_same_bits(config, saved):
+    config = dataclasses.replace(config, checkpoint_every=3, keep=9)  # an epoch has three batches
+    straight = runs.train(config).folder
+    found = runs.find_checkpoint(straight / "checkpoints" / f"step-{saved:08d}")
+    assert (found.state["epoch"], found.state["epoch_step"]) == (saved // 3, 0)
+    resumed = runs.train(config, found).folder
+    a, b = weights(straight), weights(resumed)
+    assert [name for name in a if not np.array_equal(a[name], b[name])] == []
+    assert numbers(straight)[saved:] == numbers(resumed)
+
+
 def test_metrics_after_the_checkpoint_are_forgotten_on_resume(config):
     straight = runs.train(config).folder
     first = runs.train(dataclasses.replace(config, steps=4)).folder
@@ -111,7 +123,7 @@ def test_resume_finds_the_newest_run_a_run_or_one_checkpoint(config, work_folder
     assert runs.find_checkpoint(older).folder == older / "checkpoints" / "step-00000002"
     exact = newer / "checkpoints" / "step-00000002"
     assert runs.find_checkpoint(exact).folder == exact
-    with pytest.raises(CheckpointError, match="nothing to resume"):
+    with pytest.raises(CheckpointError, match="no checkpoint found"):
         runs.find_checkpoint(work_folder / "elsewhere")
 
 
@@ -132,6 +144,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config,
     found = runs.find_checkpoint(run)
     assert found.folder.name == "step-00000002"
     assert "step-00000004/generator.safetensors was changed or damaged" in caplog.text
+    assert (run / "checkpoints" / "step-00000004").is_dir()  # finding it touches nothing
     assert_same_run(straight, runs.train(config, found).folder)
 
 
@@ -173,8 +186,48 @@ def test_leftovers_of_a_killed_save_are_cleared(config):
     torn = run / "checkpoints" / ".step-00000003.99.part"
     torn.mkdir()
     (torn / "generator.safetensors").write_bytes(b"half")
+    halves = [run / ".generator.params.99.part", run / "samples" / ".step-00000002.png.99.part"]
+    for half in halves:
+        half.write_bytes(b"half")
     runs.train(config, runs.find_checkpoint(run))
-    assert not torn.exists()
+    assert not torn.exists() and not any(half.exists() for half in halves)
+
+
+def test_a_newest_run_without_a_checkpoint_is_named_and_the_one_before_is_resumed(config, work_folder, caplog):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    (work_folder / "work" / "train" / "00001-faces").mkdir()
+    assert runs.find_checkpoint("work/train").folder.parent.parent == run
+    assert "00001-faces has saved no checkpoint" in caplog.text
+
+
+def test_a_checkpoint_of_a_stranger_neither_says_where_to_write_nor_how_large_networks_are(config, work_folder):
+    from dcgan.checkpoint import write_checkpoint
+
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    saved = read_checkpoint(run / "checkpoints" / "step-00000002")
+    state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
+    state["extra"]["config"]["out"] = "/somewhere/else"
+    write_checkpoint(work_folder / "mail" / "step-00000002", saved.groups, state)
+    assert runs.saved_config(runs.find_checkpoint(work_folder / "mail" / "step-00000002")).out == "work/train"
+    state["extra"]["config"].update(base_channels=1024, image_size=256)
+    write_checkpoint(work_folder / "mail" / "step-00000002", saved.groups, state)
+    with pytest.raises(CheckpointError, match=r"other networks than its tensors: they are \(8, 4, 16\)"):
+        runs.saved_config(runs.find_checkpoint(work_folder / "mail" / "step-00000002"))
+
+
+def test_weights_that_are_not_finite_never_take_the_place_of_a_good_checkpoint(config, monkeypatch):
+    from dcgan.engine import AdversarialModel
+
+    original = AdversarialModel.generator_step
+
+    def poisoned(self, fake):
+        original(self, fake)
+        if self.global_step == 5:
+            self.generator.conv_1.weight.set_value(self.generator.conv_1.weight * float("nan"))
+
+    monkeypatch.setattr(AdversarialModel, "generator_step", poisoned)
+    with pytest.raises(TrainingError, match="not saved: .*generator/conv_1.weight.*last good.*step-00000004"):
+        runs.train(dataclasses.replace(config, log_every=100, sample_every=100, evaluate_every=0))
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(config):
@@ -212,7 +265,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(config, monkeyp
         return write(path, tensors)
 
     monkeypatch.setattr(module, "_write_group", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(TrainingError, match="No space left on device.*last good checkpoint is .*step-00000004"):
         runs.train(config)
     kept = list_checkpoints("work/train/00000-faces/checkpoints")
     assert kept[-1].name == "step-00000004" and read_checkpoint(kept[-1])

@@ -12,6 +12,17 @@ def test_runs_killed_while_training_and_while_saving_end_in_the_same_bits(tmp_pa
     assert all(outcome.resumed_from > 0 for outcome in outcomes)
 
 
+def test_a_run_that_ended_before_the_kill_does_not_count(tmp_path, monkeypatch):
+    from dcgan import selftest
+
+    kills = iter([None, None, "training, step 7"])
+    monkeypatch.setattr(selftest, "_kill", lambda *_: next(kills))
+    assert selftest._killed_run(tmp_path, 0, 1, 40, 4) == ("killed-00-2", "training, step 7")
+    monkeypatch.setattr(selftest, "_kill", lambda *_: None)
+    with pytest.raises(ProjectError, match="no run could be killed"):
+        selftest._killed_run(tmp_path, 0, 1, 40, 4)
+
+
 def test_one_changed_bit_one_lost_tensor_and_one_changed_metric_are_each_noticed():
     run = {"g/w": np.array([1.0, 2.0], np.float32), "d/w": np.zeros(2, np.float32), "metrics": [{"step": 1}]}
     changed = run["g/w"].copy()
