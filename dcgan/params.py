@@ -73,7 +73,7 @@ def read_params(path: PathLike) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except _RefusedError as refusal:
         raise CheckpointError(f"{path} was refused: {refusal}. Only a dict of arrays is read.") from None
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path} is not a whole .params file: {reason}") from None
 
@@ -128,7 +128,8 @@ def _describe(content: bytes) -> Any:
             stack.append(_named(argument))
         elif name == "STACK_GLOBAL":
             function, module = stack.pop(), stack.pop()
-            stack.append(_named(f"{module} {function}" if isinstance(module, str) else ""))
+            is_name = isinstance(module, str) and isinstance(function, str)  # a tuple could take forever to print
+            stack.append(_named(f"{module} {function}" if is_name else ""))
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
             if not isinstance(function, _Note) or function.arguments is not None or not isinstance(arguments, tuple):

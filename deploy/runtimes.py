@@ -165,6 +165,8 @@ class PaddleInference(Runtime):
         threads: int = 0,
         onednn: bool = True,
     ):
+        if device != "cpu":  # TF32 is a default of NVIDIA's libraries, which read this when they start
+            os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         paddle = _import_paddle()
         has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
         super().__init__(signature, _choose_device(device, has_gpu))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +29,10 @@ from .runtimes import BACKENDS, is_installed, load_model
 TOLERANCES = {"fp32": 2e-4, "fp16": 5e-2}
 LARGEST_TOLERANCE = 0.1
 LARGEST_REFERENCE = 1 << 28  # bytes unpacked; a hostile .npz of some kilobytes could unpack to all the memory there is
+_NPZ_ERRORS = (  # what zipfile and numpy raise for hostile archives
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, EOFError, NotImplementedError, RuntimeError),
+    *(ValueError, KeyError, IndexError, TypeError, SyntaxError, OverflowError, MemoryError, OSError),
+)
 
 
 class Row(NamedTuple):
@@ -106,15 +113,7 @@ def _reference(folder: PathLike, manifest: Manifest) -> tuple[np.ndarray, np.nda
     name = described.get("file") if isinstance(described, dict) else None
     if not isinstance(name, str) or name not in manifest.files:
         raise ModelError(f"{Path(folder)} brings no reference pictures to verify against. Export the model again.")
-    content = read_verified(folder, manifest, name)
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_REFERENCE:
-                raise ModelError(f"{name} unpacks to more than {LARGEST_REFERENCE:,} bytes; this is no reference.")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            seeds, pictures = arrays["seeds"], arrays["images"]
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise ModelError(f"{name} is not an .npz of seeds and images ({error}). Export the model again.") from error
+    seeds, pictures = _read_npz(read_verified(folder, manifest, name), name)
     shape = (len(seeds) if seeds.ndim == 1 else -1, 3, manifest.image_size, manifest.image_size)
     if pictures.dtype != np.float32 or pictures.shape != shape or not len(seeds):
         raise ModelError(f"{name} holds {pictures.dtype} {list(pictures.shape)}, float32 {list(shape)} is expected.")
@@ -122,3 +121,22 @@ def _reference(folder: PathLike, manifest: Manifest) -> tuple[np.ndarray, np.nda
     if digest is not None and digest != hashlib.sha256(to_uint8(pictures).tobytes()).hexdigest():
         raise ModelError(f"{name} is not what the manifest's sha256_uint8 says. Export the model again.")
     return seeds, pictures
+
+
+def _read_npz(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays `seeds` and `images`, of any shape, of the .npz file `content`. Raises ModelError if it is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > LARGEST_REFERENCE:
+            raise ModelError(f"{name} unpacks to more than {LARGEST_REFERENCE:,} bytes; this is no reference.")
+        if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+            raise ValueError("it is compressed by a method that numpy does not write")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found = arrays["seeds"], arrays["images"]
+        if not all(isinstance(array, np.ndarray) for array in found):  # numpy gives what is no .npy as bytes
+            raise ValueError("its entries are no arrays")
+    except _NPZ_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{name} is not an .npz of seeds and images ({reason}). Export the model again.") from error
+    return found

@@ -15,7 +15,6 @@ from .manifest import ModelError
 from .progress import progress
 from .runtimes import Runtime
 
-SUFFIXES = (".mp4", ".gif")
 LONGEST_GIF = 2000  # frames; OpenCV wants all of them at once
 
 

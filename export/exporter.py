@@ -11,7 +11,7 @@ import io
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,13 @@ from . import onnx_graph, parity, static_graph
 from .batchnorm import BATCHES, Calibration, recalibrate
 from .certificate import Exported, certify
 from .converter import check_opset, convert
-from .folder import replacing
+from .folder import PARAMS_FILE, replacing
 from .source import Source, Trained, load_source
 
 log = logging.getLogger(__name__)
 
 OUT = Path("work/export")
 OPSET = 17  # with file format (IR) 8: read by every onnxruntime since 1.12 (2022)
-PARAMS_FILE = "generator.params"
 _REFERENCE_FILE, _REFERENCE_SEEDS = "reference.npz", range(10)
 
 
@@ -65,7 +64,7 @@ class Wish:
 
     def check(self) -> None:
         """Raise ValueError for wishes that exclude each other."""
-        if self.precision == "fp16" and "paddle" in self.formats:
+        if self.precision == "fp16" and tuple(self.formats) != ("onnx",):
             raise ValueError(
                 "fp16 is for ONNX: Paddle's CPU kernels compute float32, and on a GPU Paddle Inference converts a "
                 "float32 program by itself. Use --format onnx."
@@ -104,7 +103,12 @@ def export_params(out: PathLike = OUT, wish: Wish = Wish()) -> Path:
     """Write the generator as the tutorial's `generator.params` into the folder `out`; nothing else there changes.
 
     The weights are the trained ones; the statistics are re-estimated unless `wish.calibrate` is 0. Returns the path.
+    Raises ValueError for a wish that no such file can fulfil, CheckpointError when there is nothing to export.
     """
+    if "generator" not in wish.networks:
+        raise ValueError("generator.params holds the generator alone. Use --network generator, or --format onnx.")
+    wish = replace(wish, formats=(), networks=("generator",))
+    wish.check()
     source, _, _ = _prepare(wish)
     path = Path(out) / PARAMS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)

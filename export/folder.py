@@ -16,13 +16,15 @@ from dcgan.errors import ExportError
 from dcgan.files import PathLike, sync_folder
 from deploy.manifest import FILE_NAME, ModelError, read_manifest
 
-_ALWAYS_OURS = {FILE_NAME, "generator.params"}
+PARAMS_FILE = "generator.params"  # written beside an export, and kept by the next one
+_ALWAYS_OURS = {FILE_NAME, PARAMS_FILE}
 
 
 @contextlib.contextmanager
 def replacing(folder: PathLike) -> Iterator[Path]:
     """An empty folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
 
+    A `generator.params` in `folder` is carried over: it belongs to no manifest, and may be what is being exported.
     Raises ExportError when `folder` holds anything that no export wrote (it is not deleted for you), or when another
     process is exporting to it.
     """
@@ -42,6 +44,7 @@ def replacing(folder: PathLike) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
         yield aside
+        _carry_over(folder / PARAMS_FILE, aside)
         for path in aside.iterdir():
             with open(path, "rb") as stream:
                 os.fsync(stream.fileno())
@@ -59,16 +62,23 @@ def _refuse_foreign(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise ExportError(f"{folder} is not a plain folder. Give another --out.")
     present = {path.name for path in folder.iterdir()}
+    plain = {path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
     known = set(_ALWAYS_OURS)
     if FILE_NAME in present:
         with contextlib.suppress(ModelError):  # a damaged manifest vouches for nothing
             known |= set(read_manifest(folder).files)
-    foreign = sorted(present - known)
+    foreign = sorted(present - (known & plain))
     if foreign:
         raise ExportError(
             f"{folder} holds what no export wrote ({', '.join(foreign[:5])}), and an export replaces the whole folder. "
             "Move it away or give another --out."
         )
+
+
+def _carry_over(path: Path, folder: Path) -> None:
+    """Copy the file `path` into `folder`, unless it is missing or `folder` has its own."""
+    if path.is_file() and not (folder / path.name).exists():
+        shutil.copy2(path, folder / path.name)
 
 
 def _swap(new: Path, folder: Path, old: Path) -> None:

@@ -26,7 +26,7 @@ from ..errors import DataError
 class Limits:
     """What a stranger's source may cost; what is beyond is refused by name. tools/prepare.py has a flag for each."""
 
-    max_pixels: int = 100_000_000  # width x height of one picture; decoding takes 3 to 8 bytes each
+    max_pixels: int = 100_000_000  # width x height of one picture; decoding takes 6 to 16 bytes each
     max_file_bytes: int = 256 * 2**20  # one picture file, unpacked
     max_zip_ratio: int = 100  # unpacked to packed size of an archive entry of more than 1 MiB
 
@@ -54,18 +54,25 @@ def decode_picture(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     of another kind, truncated, damaged, an animated WebP, or beyond `limits`: sizes are checked before memory is taken.
     """
     if len(data) > limits.max_file_bytes:
-        raise DataError(f"{len(data)} bytes, more than --max-file-bytes {limits.max_file_bytes}")
+        raise beyond(f"{len(data)} bytes", limits.max_file_bytes, "--max-file-bytes", len(data))
     header = read_header(data)
     if header.width < 1 or header.height < 1:
         raise DataError(f"damaged: its header says {header.width} x {header.height} pixels")
-    if header.width * header.height > limits.max_pixels:
-        raise DataError(f"{header.width} x {header.height} pixels, more than --max-pixels {limits.max_pixels}")
+    count = header.width * header.height
+    if count > limits.max_pixels:
+        raise beyond(f"{header.width} x {header.height} pixels", limits.max_pixels, "--max-pixels", count)
     picture = _decode(header.pixels, header.has_alpha)
     if picture.shape[:2] != (header.height, header.width):
         raise DataError("damaged: its header and its content disagree about its size")
     if data.startswith(_JPEG) and _lacks_content(header, picture):
         raise DataError("truncated JPEG: the content ends before the picture does")
     return np.ascontiguousarray(_upright(picture, header.orientation))
+
+
+def beyond(what: str, limit: int, flag: str, needed: int) -> DataError:
+    """The refusal of `what`, for users of any tool: only tools/prepare.py has the flags that raise a limit."""
+    allow = f"tools/prepare.py {flag} {needed}, then train on its .npy"
+    return DataError(f"{what}, more than the limit {limit}; to allow it: {allow}")
 
 
 def read_header(data: bytes) -> Header:
@@ -100,9 +107,17 @@ def _decode(data: bytes, has_alpha: bool) -> np.ndarray:
 def _over_white(bgra: np.ndarray) -> np.ndarray:
     """RGB uint8 from BGRA of 8 or 16 bits: what is behind transparent pixels is arbitrary and must not be learned."""
     scale = np.float32(1.0 / np.iinfo(bgra.dtype).max)
-    alpha = bgra[..., 3:] * scale
-    rgb = bgra[..., 2::-1] * (scale * 255) * alpha + (1 - alpha) * 255
-    return np.rint(rgb).astype(np.uint8)
+    rgb = np.empty((*bgra.shape[:2], 3), np.uint8)
+    pixels, result = bgra.reshape(-1, 4), rgb.reshape(-1, 3)
+    for start in range(0, len(pixels), _BLOCK):  # all at once would take 30 bytes of floats for each pixel
+        block = pixels[start : start + _BLOCK]
+        alpha = block[:, 3:] * scale
+        over = block[:, 2::-1] * (scale * 255) * alpha + (1 - alpha) * 255
+        result[start : start + _BLOCK] = np.rint(over)
+    return rgb
+
+
+_BLOCK = 1 << 16  # pixels
 
 
 def _upright(picture: np.ndarray, orientation: int) -> np.ndarray:

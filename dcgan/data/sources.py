@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import DataError
 from .cartoon import draw_face
-from .decode import DEFAULT_LIMITS, Limits, decode_picture
+from .decode import DEFAULT_LIMITS, Limits, beyond, decode_picture
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 CARTOON_COUNT = 6000  # faces of plain `cartoon`
@@ -111,8 +111,9 @@ class FolderSource(Source):
             raise DataError("a symbolic link to a folder: not followed")
         if not stat.S_ISREG(status.st_mode):
             raise DataError("not a regular file")
-        if status.st_size > self._limits.max_file_bytes:
-            raise DataError(f"{status.st_size} bytes, more than --max-file-bytes {self._limits.max_file_bytes}")
+        size, most = status.st_size, self._limits.max_file_bytes
+        if size > most:
+            raise beyond(f"{size} bytes", most, "--max-file-bytes", size)
         with open(path, "rb") as stream:
             return stream.read()
 
@@ -172,13 +173,13 @@ class ZipSource(Source):
             raise DataError("encrypted: unpack the archive with its password first")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA's dictionary may be 4 GB
             raise DataError(f"compressed by method {entry.compress_type}: stored or deflated entries are expected")
-        if entry.file_size > limits.max_file_bytes:
-            raise DataError(f"unpacks to {entry.file_size} bytes, more than --max-file-bytes {limits.max_file_bytes}")
-        if entry.file_size > 2**20 and entry.file_size > limits.max_zip_ratio * entry.compress_size:
-            raise DataError(
-                f"unpacks from {entry.compress_size} to {entry.file_size} bytes, more than --max-zip-ratio "
-                f"{limits.max_zip_ratio}"
-            )
+        size, packed = entry.file_size, entry.compress_size
+        if size > limits.max_file_bytes:
+            raise beyond(f"unpacks to {size} bytes", limits.max_file_bytes, "--max-file-bytes", size)
+        ratio = -(-size // max(1, packed))  # rounded up
+        if size > 2**20 and ratio > limits.max_zip_ratio:
+            what = f"unpacks from {packed} to {size} bytes, {ratio} times as many"
+            raise beyond(what, limits.max_zip_ratio, "--max-zip-ratio", ratio)
 
     def fingerprint(self) -> str:
         """Of names, sizes and checksums in the archive's directory."""

@@ -487,6 +487,8 @@ def bombs() -> dict[str, bytes]:
         "key of doubled tuples": b"\x80\x02}(" + doubling + b"tK\x01s.",
         "value of doubled tuples": b"\x80\x02}X\x01\x00\x00\x00a(" + doubling + b"ts.",
         "shape of doubled tuples": spelled + b"(" + doubling + b"t" + f4 + b"\x89C\x00tbs.",
+        "function of doubled tuples": b"\x80\x04" + doubling + b"X\x05\x00\x00\x00numpyhd\x93.",
+        "function of nested tuples": b"\x80\x04X\x05\x00\x00\x00numpy)" + b"\x85" * 19_000 + b"\x93.",
         "shape of huge numbers": spelled + b"(" + huge + b"h\x01" * 18_000 + b"t" + f4 + b"\x89C\x04abcdtbs.",
         "one array under many names": pickle.dumps({f"{i}": array for i in range(3000)}, 4),
         "one text encoded often": b"\x80\x02}c_codecs\nencode\nq\x00" + shared + calls + b"t.",

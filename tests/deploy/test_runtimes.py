@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sys
 
 import numpy as np
@@ -73,6 +74,17 @@ def test_onednn_on_and_off_agree(tmp_path, export):
     for onednn in (True, False):
         found = PaddleInference(*contents, SIGNATURE, device="cpu", threads=1, onednn=onednn).run(z)
         assert np.abs(found - export.expected(range(3))).max() < 2e-6
+
+
+@pytest.mark.parametrize(("device", "own", "expected"), [("auto", None, "0"), ("auto", "1", "1"), ("cpu", None, None)])
+def test_paddle_computes_without_tf32_unless_the_environment_says_otherwise(
+    tmp_path, export, monkeypatch, device, own, expected
+):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", own or "")  # so that it is put back whatever happens
+    if own is None:
+        monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    PaddleInference(*save_program(tmp_path, export.weights), SIGNATURE, device=device)
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == expected
 
 
 def test_batches_are_bounded(export):

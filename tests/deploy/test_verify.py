@@ -82,7 +82,49 @@ def npz(**arrays) -> bytes:
     return stream.getvalue()
 
 
+def patched(content: bytes, offset: int, value: bytes, directory_offset: int) -> bytes:
+    """`content` with a field of its first entry set, in the entry's own header and in the archive's directory."""
+    data, directory = bytearray(content), content.index(b"PK\x01\x02")
+    data[offset : offset + len(value)] = value
+    data[directory + directory_offset : directory + directory_offset + len(value)] = value
+    return bytes(data)
+
+
+def deflated(content: bytes) -> bytes:
+    """An .npz with an entry seeds.npy whose compressed content is `content`."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("seeds.npy", content)
+    return patched(stream.getvalue(), 8, b"\x08\0", 10)
+
+
+def entries(**contents: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+def npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+GOOD = npz(seeds=SEEDS, images=IMAGES)
+HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }\n"
+
 HOSTILE = {
+    "no deflate stream": deflated(b"\xff" * 100),
+    "encrypted": patched(GOOD, 6, b"\x01\0", 8),
+    "unknown compression": patched(GOOD, 8, b"\x63\0", 10),
+    "lzma": patched(GOOD, 8, b"\x0e\0", 10),
+    "newer zip": patched(GOOD, 4, b"\xff\0", 6),
+    "wrong checksum": patched(GOOD, 14, b"abcd", 16),
+    "text for arrays": entries(seeds=b"1 2", images=b"3"),
+    "cut npy": entries(seeds=b"\x93NUMPY\x01", images=b""),
+    "more than memory": entries(seeds=npy(HUGE), images=b""),
+    "header that is no Python": entries(seeds=npy(b"{'descr': (((((\n"), images=b""),
+    "header of another type": entries(seeds=npy(b"{'descr': [3], 'fortran_order': 0, 'shape': 'x'}\n"), images=b""),
     "no zip": b"reference",
     "cut": npz(seeds=SEEDS, images=IMAGES)[:-30],
     "pickle": npz(seeds=np.array([{"a": 1}], dtype=object), images=IMAGES),
@@ -102,7 +144,25 @@ def test_a_reference_that_is_none_is_one_sentence(export, content):
     export.write()
     with pytest.raises(ModelError, match=r"reference\.npz") as caught:
         verify(export.folder)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_reference_damaged_at_random_is_read_or_one_sentence(export):
+    random = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(500):
+        data = bytearray(GOOD)
+        places = [*range(200), *range(len(GOOD) - 200, len(GOOD))]
+        for place in random.choice(places, 2):
+            data[place] = random.integers(256)
+        try:
+            verify_export._read_npz(bytes(data), "reference.npz")
+        except ModelError as error:
+            outcomes.add("refused")
+            assert "\n" not in str(error)
+        else:
+            outcomes.add("read")
+    assert outcomes == {"refused", "read"}
 
 
 def test_a_reference_that_would_fill_the_memory_is_not_unpacked(export, monkeypatch):

@@ -50,6 +50,16 @@ def test_a_layer_that_answers_nan_is_found(found, generator, spoil):
     assert "differs is conv_2" in found(generator)
 
 
+def test_what_the_certificate_allows_is_no_difference(generator, spoil):
+    """A network whose own float32 is far from its float64: runtimes may differ by 8 times that, in every layer."""
+    trained = generator.trained
+    reference = parity.reference_of(trained.layer, parity.inputs_for(trained.signature))
+    spoil(generator.model, "conv_2.bias", lambda b: b + np.float32(1e-4))
+    assert "differs is conv_2" in first_difference(trained.layer, generator.model, reference, FP32)
+    rough = reference._replace(exact=reference.outputs + 1e-4)
+    assert first_difference(trained.layer, generator.model, rough, FP32).startswith("layer by layer")
+
+
 def test_looking_leaves_no_hook_behind(found, generator):
     found(generator)
     assert not any(part._forward_post_hooks for part in generator.trained.layer.sublayers())

@@ -162,7 +162,29 @@ def test_params_are_the_tutorials_file_and_leave_the_rest_of_the_folder_alone(ru
     assert all(np.array_equal(weights[name], trained[name].numpy()) for name in trained)
     loaded = paddle.load(str(path))
     assert np.array_equal(loaded["conv_1.weight"], weights["conv_1.weight"])
-    export(out, wish())  # the next export takes the folder all the same
+    kept = path.read_bytes()
+    export(out, wish(checkpoint=path))  # the next export takes the folder all the same, and its source survives
+    assert path.read_bytes() == kept and read_manifest(out).checkpoint["network"] == "generator.params"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"networks": ("discriminator",)}, "generator.params holds the generator alone"),
+        ({"calibrate": -1}, "calibrate must be 0"),
+        ({"precision": "fp16"}, "fp16 is for ONNX"),
+        ({"uint8": True}, "uint8 is a form of the ONNX generator"),
+    ],
+)
+def test_params_of_what_they_cannot_hold_are_refused(wish, tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        export_params(tmp_path / "out", wish(formats=(), **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_params_of_both_networks_are_the_generators(wish, tmp_path):
+    path = export_params(tmp_path, wish(formats=(), networks=("generator", "discriminator")))
+    assert set(read_params(path)) == set(read_params(export_params(tmp_path / "alone", wish(formats=()))))
 
 
 def test_params_hold_re_estimated_statistics_by_default(runs, wish, tmp_path):

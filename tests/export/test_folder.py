@@ -48,7 +48,6 @@ def test_the_folder_appears_when_the_block_ends_and_not_before(tmp_path):
 
 @pytest.mark.parametrize("exchange", [True, False])
 def test_an_older_export_is_replaced_as_a_whole(exported, monkeypatch, exchange):
-    (exported / "generator.params").write_text("beside it")
     if not exchange:
         monkeypatch.setattr(folder_module, "_exchange", lambda a, b: False)
     with replacing(exported) as part:
@@ -56,6 +55,17 @@ def test_an_older_export_is_replaced_as_a_whole(exported, monkeypatch, exchange)
         assert (exported / "generator.onnx").read_text() == "old"
     assert (exported / "generator.onnx").read_text() == "new"
     assert sorted(content(exported)) == ["generator.onnx", "manifest.json"] and left_behind(exported) == []
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_generator_params_beside_the_export_is_kept(exported, monkeypatch, exchange):
+    (exported / "generator.params").write_text("beside it")
+    if not exchange:
+        monkeypatch.setattr(folder_module, "_exchange", lambda a, b: False)
+    with replacing(exported) as part:
+        fill(part, "new")
+    assert sorted(content(exported)) == ["generator.onnx", "generator.params", "manifest.json"]
+    assert (exported / "generator.params").read_text() == "beside it" and left_behind(exported) == []
 
 
 def test_a_failure_leaves_the_older_export_to_the_byte(exported):
@@ -104,10 +114,16 @@ def test_two_folders_are_exchanged_in_one_step_where_the_file_system_can(tmp_pat
     assert not folder_module._exchange(a, tmp_path / "missing")
 
 
-@pytest.mark.parametrize("kind", ["foreign file", "damaged manifest", "no manifest", "a file", "a link"])
+@pytest.mark.parametrize(
+    "kind", ["foreign file", "folder", "link inside", "damaged manifest", "no manifest", "a file", "a link"]
+)
 def test_what_no_export_wrote_is_never_deleted(exported, kind):
     if kind == "foreign file":
         (exported / "thesis.tex").write_text("years of work")
+    elif kind == "folder":
+        (exported / "generator.params").mkdir()
+    elif kind == "link inside":
+        (exported / "generator.params").symlink_to(exported.parent)
     elif kind == "damaged manifest":
         (exported / "manifest.json").write_text("{")
     elif kind == "no manifest":

@@ -5,7 +5,9 @@ import paddle
 import pytest
 
 from dcgan import DCGAN, TrainConfig
-from deploy.latents import bits
+from dcgan.data.cartoon import draw_face
+from dcgan.data.prepare import fit_picture
+from dcgan.images import to_float
 from deploy.manifest import read_manifest
 from deploy.runtimes import load_generator
 from export.exporter import Wish, export
@@ -13,13 +15,13 @@ from export.exporter import Wish, export
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """64x64 pixels, 64 base channels, a few steps on pictures with edges and colours: blocks of 8x8 pixels."""
+    """64x64 pixels, 64 base channels, a few steps on drawn faces."""
     config = TrainConfig(image_size=64, base_channels=64, latent_dim=100, batch_size=8, ema=0.5, device="cpu")
     model = DCGAN(config)
-    blocks = (bits(np.arange(4 * 8 * 3), 64).reshape(4, 8, 3, 8, 8) / 2.0**31 - 1).astype(np.float32)
-    for batch in blocks.repeat(8, axis=3).repeat(8, axis=4):
+    faces = np.stack([fit_picture(draw_face(i), 64).transpose(2, 0, 1) for i in range(4 * 8)])
+    for batch in np.split(to_float(faces), 4):
         model.train_batch([paddle.to_tensor(batch)])
-    run = tmp_path_factory.mktemp("runs") / "00000-blocks"
+    run = tmp_path_factory.mktemp("runs") / "00000-cartoon"
     model.save(run / "checkpoints" / "step-00000004", extra={"config": config.to_json()})
     return run, model.generate(range(5))
 

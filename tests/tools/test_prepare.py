@@ -43,8 +43,10 @@ def test_limits_and_rejected_files_are_told(tmp_path):
     (tmp_path / "in" / "a.jpg").write_bytes(b"text")
     code, out, err = run("--data", "in", "--out", "a.npy", "--max-file-bytes", "3", folder=tmp_path)
     assert (code, out) == (1, "")
-    expected = "error: none of the 1 files of in is a usable picture: a.jpg: 4 bytes, more than --max-file-bytes 3\n"
-    assert err == expected
+    assert err == (
+        "error: none of the 1 files of in is a usable picture: a.jpg: 4 bytes, more than the limit 3; to allow it: "
+        "tools/prepare.py --max-file-bytes 4, then train on its .npy\n"
+    )
     assert not list(tmp_path.glob("*.npy"))
 
 

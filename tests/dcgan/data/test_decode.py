@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import cv2
@@ -133,6 +134,28 @@ def test_alpha_is_laid_over_white(kind):
     assert tuple(decoded[0, 8]) == (244, 224, 204)  # 0.2 x colour + 0.8 x 255
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(300, 701), (1, 200_001), (70_000, 1)])
+def test_alpha_over_white_is_the_same_to_the_bit_however_it_is_cut_up(dtype, shape):
+    bgra = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (*shape, 4), dtype, endpoint=True)
+    scale = np.float32(1.0 / np.iinfo(dtype).max)
+    alpha = bgra[..., 3:] * scale
+    expected = np.rint(bgra[..., 2::-1] * (scale * 255) * alpha + (1 - alpha) * 255).astype(np.uint8)
+    assert np.array_equal(decode._over_white(bgra), expected)
+
+
+@pytest.mark.parametrize("shape", [(1000, 2000), (1, 2_000_000)])
+def test_alpha_takes_no_more_memory_than_the_picture(shape):
+    bgra = np.zeros((*shape, 4), np.uint16)
+    tracemalloc.start()
+    try:
+        decode._over_white(bgra)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * 2_000_000 + 4 * 2**20  # the result and a block of floats; 60 MB all at once
+
+
 def test_transparent_palette_entry_is_laid_over_white():
     decoded = decode_picture(save(quarters(), "PNG", "P", transparency=bytes(256)))
     assert (decoded == 255).all()
@@ -249,7 +272,7 @@ def test_too_many_pixels_are_refused_before_decoding(kind, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(decode.cv2, "imdecode", never)
-    with pytest.raises(DataError, match="47 x 61 pixels, more than --max-pixels 2866"):
+    with pytest.raises(DataError, match="47 x 61 pixels, more than the limit 2866; .* --max-pixels 2867, then"):
         decode_picture(KINDS[kind], Limits(max_pixels=47 * 61 - 1))
 
 
@@ -267,7 +290,7 @@ def test_a_png_that_claims_an_absurd_size_costs_nothing():
 
 
 def test_too_many_bytes_are_refused():
-    with pytest.raises(DataError, match="more than --max-file-bytes 100"):
+    with pytest.raises(DataError, match=r"more than the limit 100; to allow it: .* --max-file-bytes \d+, then"):
         decode_picture(KINDS["png"], Limits(max_file_bytes=100))
 
 

@@ -192,7 +192,7 @@ def test_nothing_usable_says_how_many_were_tried_and_leaves_nothing(tmp_path):
 def test_limits_reach_the_pictures(folder, tmp_path):
     packed = prepare(str(folder), tmp_path / "a.npy", image_size=16, limits=Limits(max_pixels=16 * 16))
     assert packed.images[:, 0, 8, 8].tolist() == [0, 35]
-    assert "more than --max-pixels 256" in packed.info["rejected"][0]["reason"]
+    assert "more than the limit 256" in packed.info["rejected"][0]["reason"]
 
 
 def test_zip_and_folder_give_the_same_pixels(folder, tmp_path):
