@@ -193,10 +193,9 @@ class SampleGrid(Callback):
         title = f"step {model.global_step}"
         if model.scalars:
             losses = read_scalars({name: model.scalars[name] for name in ("loss_d", "loss_g")})
-            title = (
-                f"Epoch {model.epoch} Batch {model.epoch_step} - "
-                f"D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
-            )
+            at_end = model.epoch_step == 0  # the counters have moved on to the next epoch
+            epoch, batch = (model.epoch, model.epoch_length) if at_end else (model.epoch + 1, model.epoch_step)
+            title = f"Epoch {epoch} Batch {batch} - D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
         drawn = with_title(grid(to_uint8(pictures)), title)
         write_png(self._folder / f"{folder_name(model.global_step)}.png", drawn)
         write_png(self._folder.parent / "comparison.png", side_by_side(self._real, drawn))
@@ -236,7 +235,7 @@ def plot_losses(records: Sequence[Record], path: PathLike) -> None:
         for name, label in names.items():
             axis.plot(steps, [math.nan if r[name] is None else r[name] for r in records], label=label, linewidth=1)
         axis.grid(alpha=0.3)
-        axis.legend(loc="upper right")
+        axis.legend(loc="best")
     losses.set(title="Losses of discriminator and generator", ylabel="loss")
     scores.set(ylabel="probability of being real", xlabel="iteration", ylim=(-0.02, 1.02))
     with atomic_write(path) as stream:

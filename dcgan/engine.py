@@ -40,7 +40,8 @@ class AdversarialModel(paddle.Model):
           not fit is refused.  ema_decay - per iteration; 0 keeps no averaged generator.  seed - of the training
           latents.
     `network` is the generator that draws and is exported: the averaged one where there is one.
-    Counters: `epoch` (whole epochs done), `epoch_step` (iterations done of the current one), `global_step`.
+    Counters: `epoch` (whole epochs done), `epoch_step` (iterations done of the current one), `global_step`. While it
+    fits, `epoch_length` is the number of iterations in an epoch, None if the loader does not know.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class AdversarialModel(paddle.Model):
         self.scalars: dict[str, paddle.Tensor] = {}
         self._scalers: dict[str, paddle.amp.GradScaler] = {}
         self._draws = 0
-        self._epoch_length: int | None = None
+        self.epoch_length: int | None = None
         self._statistics_are_stale = ema_decay > 0
 
     # ---- preparing ------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ class AdversarialModel(paddle.Model):
         self._update_average()
         self.global_step += 1
         self.epoch_step += 1
-        if self.epoch_step == self._epoch_length:  # here, so that whoever saves after this iteration saves a new epoch
+        if self.epoch_step == self.epoch_length:  # here, so that whoever saves after this iteration saves a new epoch
             self.epoch, self.epoch_step = self.epoch + 1, 0
         return []
 
@@ -272,12 +273,12 @@ class AdversarialModel(paddle.Model):
             data_loader.seek(self.epoch, self.epoch_step)
         else:
             self.epoch_step = 0  # such a loader can only start its epoch anew
-        self._epoch_length = self._len_data_loader(data_loader)
+        self.epoch_length = self._len_data_loader(data_loader)
         ended: list[bool] = []
         logs = super()._run_one_epoch(_Stoppable(data_loader, self, ended), callbacks, mode, {})
         if ended and self.epoch_step:  # a loader that did not know its length
             self.epoch, self.epoch_step = self.epoch + 1, 0
-        self._epoch_length = None
+        self.epoch_length = None
         return logs
 
     # ---- drawing --------------------------------------------------------------------------------------------------

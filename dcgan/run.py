@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -80,8 +81,10 @@ class RunFolder:
     def create(cls, root: PathLike, data_name: str) -> RunFolder:
         """A new folder `00000-<data>` under `root`, its number one more than the largest there."""
         root = Path(root)
+        if root.exists() and not root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "--out must be a folder, this is a file", str(root))
         root.mkdir(parents=True, exist_ok=True)
-        label = re.sub(r"[^A-Za-z0-9._-]+", "-", data_name).strip("-.") or "data"
+        label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.") or "data"
         while True:
             number = 1 + max((int(path.name[:5]) for path in run_folders(root)), default=-1)
             try:
@@ -128,7 +131,10 @@ def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv
     folder = _folder_for(config, resume).own()
     try:
         if model.global_step >= last_step:
-            log.info("Nothing left to do: all %d iterations are done. More with --epochs or --steps.", last_step)
+            done = model.global_step
+            log.info(
+                "Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step
+            )
             return Result(folder.path, model.global_step, None)
         _set_aside_damaged(folder, model.global_step)
         _write_records(folder, config, data, argv)
@@ -259,7 +265,10 @@ def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
         if checkpoint.list_checkpoints(run / "checkpoints"):
             return checkpoint.read_newest(run / "checkpoints")
         log.warning("%s has saved no checkpoint; looking at the run before it", run)
-    raise CheckpointError(f"no checkpoint found: {path} is neither one, nor a run or a folder of runs that saved one")
+    raise CheckpointError(
+        f"no checkpoint found at {path.absolute()}: expected a checkpoint folder, the folder of a run that has saved "
+        "one, or a folder of such runs"
+    )
 
 
 def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
@@ -308,8 +317,8 @@ def _restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, da
         if type(extra.get(name)) not in (int, float, type(None)):
             raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
     saved_data = extra.get("data")
-    if saved_data != _identity(data):
-        problems.append(f"data: saved {saved_data}, found {_identity(data)}")
+    if saved_data != _identity(data) and saved_config(found).data == config.data:
+        problems.append(f"data: the pictures of {config.data} are not those that it was trained on")
     if problems:
         raise CheckpointError(
             f"{found.folder} was trained with other settings and cannot be continued: {'; '.join(problems)}. "

@@ -103,7 +103,7 @@ def read_manifest(folder: PathLike) -> Manifest:
     """The manifest of an export folder. Raises ModelError if it is missing, damaged, newer, or makes no sense."""
     path = Path(folder) / FILE_NAME
     if not path.is_file():
-        what = "has no manifest.json" if path.parent.is_dir() else "does not exist"
+        what = "has no manifest.json" if path.parent.is_dir() else "does not exist or is a file"
         raise ModelError(
             f"the model folder {path.parent} {what}. Run `python tools/export.py --format onnx` first, "
             "or name an export folder with --model."

@@ -46,6 +46,11 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     except BrokenPipeError:  # `... | head`: the reader has left, there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("dcgan", "export", "deploy", "tools"):
+            raise
+        print(f"error: {error.name} is not installed. Run: pip install -r requirements.txt", file=sys.stderr)
+        code = 1
     except EXPECTED as error:
         if logging.getLogger("dcgan").isEnabledFor(logging.DEBUG):
             logging.getLogger("dcgan").debug("", exc_info=True)

@@ -10,6 +10,7 @@ examples:
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -134,9 +135,13 @@ def _new_config(arguments: dict, explicit: dict, runs: Any) -> TrainConfig:
 def _report(result: Any) -> int:
     """Say where everything is and how to go on; the last line on stdout is the run folder."""
     if result.signal:
-        print(f"stopped at step {result.global_step}, saved. Go on with: --resume {result.folder}", file=sys.stderr)
+        print(
+            f"stopped at step {result.global_step}, saved. Go on with: --resume {shlex.quote(str(result.folder))}",
+            file=sys.stderr,
+        )
         return 128 + result.signal
-    print(f"done: {result.global_step} iterations. Next: python tools/export.py --format onnx", file=sys.stderr)
+    next_command = f"python tools/export.py --format onnx --checkpoint {shlex.quote(str(result.folder))}"
+    print(f"done: {result.global_step} iterations. Next: {next_command}", file=sys.stderr)
     print(result.folder)
     return 0
 

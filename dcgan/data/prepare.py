@@ -164,6 +164,7 @@ def _prepare(
         }
         packed = _reusable(out, claim)
         if packed:
+            _name_rejected(packed, len(source))
             return packed
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
@@ -190,9 +191,8 @@ def _pack(
     with atomic_write(out) as stream:
         with _reporting(progress, len(source)) as report:
             count, digest, rejected = _write_rows(stream, source, claim["settings"], workers, limits, report)
-        told = "; ".join(f"{each['name']}: {each['reason']}" for each in rejected[:5])
         if not count:
-            raise DataError(f"none of the {len(source)} files of {source.label} is a usable picture: {told}")
+            raise DataError(f"none of the {len(source)} files of {source.label} is a usable picture: {_told(rejected)}")
         info = {
             **claim,
             "count": count,
@@ -204,10 +204,21 @@ def _pack(
         stream.flush()
         os.fsync(stream.fileno())
         write_json(info_path(out), info)  # first the claim, so that a .npy of ours is never without one
+    packed = PackedData(out, map_packed(out), digest, info)
+    _name_rejected(packed, len(source))
+    return packed
+
+
+def _name_rejected(packed: PackedData, total: int) -> None:
+    """Warn of the files that were left out, at each start: nobody reads the log of the first one."""
+    rejected = packed.info["rejected"]
     if rejected:
-        where = f" (all of them: {info_path(out)})" if len(rejected) > 5 else ""
-        logger.warning("%d of %d files left out%s: %s", len(rejected), len(source), where, told)
-    return PackedData(out, map_packed(out), digest, info)
+        where = f" (all of them: {info_path(packed.path)})" if len(rejected) > 5 else ""
+        logger.warning("%d of %d files left out%s: %s", len(rejected), total, where, _told(rejected))
+
+
+def _told(rejected: list[dict[str, str]]) -> str:
+    return "; ".join(f"{each['name']}: {each['reason']}" for each in rejected[:5])
 
 
 def _write_rows(

@@ -160,7 +160,7 @@ def test_resuming_with_other_settings_lists_them_and_stops(config, change):
 def test_resuming_with_other_pictures_is_refused(config, pictures, packed):
     run = runs.train(dataclasses.replace(config, steps=2)).folder
     np.save(packed, pictures[::-1])
-    with pytest.raises(CheckpointError, match="data: saved"):
+    with pytest.raises(CheckpointError, match="are not those that it was trained on"):
         runs.train(config, runs.find_checkpoint(run))
 
 

@@ -41,6 +41,13 @@ def test_a_bug_keeps_its_traceback():
         run(fail(ZeroDivisionError()), [])
 
 
+def test_a_missing_package_is_named_with_the_command_that_installs_it(capsys):
+    line = "error: paddle is not installed. Run: pip install -r requirements.txt\n"
+    assert ending(fail(ModuleNotFoundError("No module named 'paddle'", name="paddle")), capsys) == (1, line)
+    with pytest.raises(ModuleNotFoundError):
+        run(fail(ModuleNotFoundError("No module named 'dcgan.x'", name="dcgan.x")), [])
+
+
 def test_ctrl_c_exits_with_130(capsys):
     assert ending(fail(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
 
