@@ -215,9 +215,10 @@ class AdversarialModel(paddle.Model):
         if self.network is self.generator:
             return
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+        share = paddle.full([], 1 - decay)  # not to_tensor: Paddle 3.2.2 keeps 110 bytes of each call for ever
         for average, live in zip(self.network.parameters(), self.generator.parameters()):
             if not live.stop_gradient:  # Paddle counts BatchNorm's running statistics among the parameters
-                average.lerp_(live.astype(average.dtype), paddle.to_tensor(1 - decay, average.dtype))
+                average.lerp_(live.astype(average.dtype), share.astype(average.dtype))
         self._statistics_are_stale = True
 
     @paddle.no_grad()
