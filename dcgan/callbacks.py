@@ -91,7 +91,7 @@ class Recorder(Callback):
         done = model.global_step - self._first_step
         record = {
             "step": model.global_step,
-            "epoch": model.epoch + (model.epoch_step > 0),  # after an epoch's last iteration the counter has moved on
+            "epoch": epoch_number(model),
             **{name: values[name] for name in sorted(values)},
             **{name: measure() for name, measure in self._measures.items()},
             "images_per_second": round(self._pictures / max(now - self._since, 1e-9), 1),
@@ -100,6 +100,11 @@ class Recorder(Callback):
         }
         self._pictures, self._since = 0, now
         return record
+
+
+def epoch_number(model: Any) -> int:
+    """The epoch, counted from 1, of the model's last iteration: after an epoch's last one, `epoch` has moved on."""
+    return model.epoch + (model.epoch_step > 0)
 
 
 class ProgressLine:
@@ -193,8 +198,7 @@ class SampleGrid(Callback):
         title = f"step {model.global_step}"
         if model.scalars:
             losses = read_scalars({name: model.scalars[name] for name in ("loss_d", "loss_g")})
-            at_end = model.epoch_step == 0  # the counters have moved on to the next epoch
-            epoch, batch = (model.epoch, model.epoch_length) if at_end else (model.epoch + 1, model.epoch_step)
+            epoch, batch = epoch_number(model), model.epoch_step or model.epoch_length
             title = f"Epoch {epoch} Batch {batch} - D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
         drawn = with_title(grid(to_uint8(pictures)), title)
         write_png(self._folder / f"{folder_name(model.global_step)}.png", drawn)

@@ -311,13 +311,13 @@ def describe(config: TrainConfig, picture_count: int) -> str:
 
 def _restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, data: PackedData) -> dict[str, Any]:
     """Load the checkpoint if it belongs to this config and data. Raises CheckpointError listing what differs."""
-    problems = differences(saved_config(found), config)
+    saved = saved_config(found)
+    problems = differences(saved, config)
     extra = found.state["extra"]  # a dict: it holds the config
     for name in ("spread", "distance", "rollbacks"):
         if type(extra.get(name)) not in (int, float, type(None)):
             raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
-    saved_data = extra.get("data")
-    if saved_data != _identity(data) and saved_config(found).data == config.data:
+    if extra.get("data") != _identity(data) and saved.data == config.data:
         problems.append(f"data: the pictures of {config.data} are not those that it was trained on")
     if problems:
         raise CheckpointError(
