@@ -1,4 +1,4 @@
-"""Which device computes, how many threads it uses, and in which precision: the decisions, apart from the training.
+"""Which device computes, by whose kernels, on how many threads and in which precision: decisions, apart from training.
 
 The GPU parts of this file have never run on a GPU; tests cover what they decide.
 """
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import paddle
 
+from .networks import PADDLE_KERNELS, PaddleKernels
+from .onednn import OneDnnKernels, OneDnnUnavailableError, processor
 from .quiet import thread_count
 
 log = logging.getLogger(__name__)
@@ -48,20 +50,48 @@ def choose_device(name: str = "auto") -> str:
     return name
 
 
+def choose_kernels(name: str, level: str, dtype: str, device: str) -> PaddleKernels | OneDnnKernels:
+    """Resolve the flag --cpu-kernels, and --amp where it concerns a CPU. Says in one line what cannot be had.
+
+    Args: name - auto, paddle or onednn.  level, dtype - of mixed precision, as `choose_precision` takes them.
+          device - as `choose_device` returns it.
+    """
+    if device != "cpu":
+        if name == "onednn":
+            log.warning("--cpu-kernels onednn is for CPUs: training on %s with Paddle's operators.", device)
+        return PADDLE_KERNELS
+    wants_bfloat16 = level in ("O1", "O2")
+    if name == "paddle":
+        if wants_bfloat16:
+            log.warning("Paddle's operators ignore mixed precision on a CPU: --amp %s has no effect.", level)
+        return PADDLE_KERNELS
+    try:
+        has = processor()
+    except OneDnnUnavailableError as error:
+        log.warning("No oneDNN kernels, %s: training in float32 with Paddle's operators, which takes longer.", error)
+        return PADDLE_KERNELS
+    if not wants_bfloat16:
+        return OneDnnKernels("float32")
+    if dtype == "float16" or not has.bfloat16:
+        log.warning("--amp %s needs bfloat16 on a CPU, %s: training in float32.", level, _why_no_bfloat16(dtype))
+        return OneDnnKernels("float32")
+    if not has.amx:
+        log.warning("This processor computes bfloat16 without a matrix unit (AMX): expect no gain over float32.")
+    return OneDnnKernels("bfloat16")
+
+
+def _why_no_bfloat16(dtype: str) -> str:
+    return f"--amp-dtype is {dtype}" if dtype == "float16" else "this processor has none"
+
+
 def choose_precision(level: str, dtype: str, device: str) -> Precision:
-    """Resolve the flags --amp and --amp-dtype for a device.
+    """Resolve the flags --amp and --amp-dtype for a GPU; on a CPU precision is a matter of `choose_kernels`.
 
     Args: level - auto, O0, O1 or O2; auto is O1 on a GPU.  dtype - auto, bfloat16 or float16; auto is bfloat16 where
           the card computes it.  device - as `choose_device` returns it.
     """
-    if device == "cpu":
-        if level not in ("auto", "O0"):
-            log.warning(
-                "Paddle's CPU build ignores mixed precision: --amp %s has no effect, training in float32.", level
-            )
-        return Precision("O0", "float32")
     level = "O1" if level == "auto" else level
-    if level == "O0":
+    if device == "cpu" or level == "O0":
         return Precision("O0", "float32")
     return Precision(level, _gpu_dtype(dtype))
 

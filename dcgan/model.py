@@ -7,7 +7,7 @@ from paddle.static import InputSpec
 
 from .augment import InstanceNoise
 from .config import TrainConfig
-from .device import choose_device, choose_precision
+from .device import choose_device, choose_kernels, choose_precision
 from .engine import AdversarialModel
 from .losses import objective
 from .networks import Discriminator, Generator
@@ -39,6 +39,10 @@ class DCGAN(AdversarialModel):
             seed=config.seed,
         )
         self.config = config
+        # Of the two that learn only: what the averaged generator draws must not depend on who trained it.
+        generator.kernels = discriminator.kernels = choose_kernels(
+            config.cpu_kernels, config.amp, config.amp_dtype, device
+        )
         self.prepare(
             _adam(config, generator),
             _adam(config, discriminator),

@@ -17,6 +17,32 @@ SMALLEST_IMAGE, LARGEST_IMAGE = 16, 256
 BATCH_NORM_MOMENTUM = 0.8
 
 
+class PaddleKernels:
+    """How a network computes a layer: Paddle's own operators. `dcgan.onednn` has others, for training."""
+
+    _ACTIVATIONS = {
+        "relu": nn.functional.relu,
+        "leaky_relu": lambda x: nn.functional.leaky_relu(x, 0.2),
+        "tanh": paddle.tanh,
+    }
+
+    def enter(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Images NCHW in the form that goes between the layers: as they are."""
+        return images
+
+    def layer(self, x: paddle.Tensor, conv: nn.Layer, norm: nn.Layer | None, activation: str | None) -> paddle.Tensor:
+        """activation(norm(conv(x))); activation is relu, leaky_relu (slope 0.2), tanh or None."""
+        x = conv(x) if norm is None else norm(conv(x))
+        return self._ACTIVATIONS[activation](x) if activation else x
+
+    def leave(self, x: paddle.Tensor) -> paddle.Tensor:
+        """What `enter` did, undone."""
+        return x
+
+
+PADDLE_KERNELS = PaddleKernels()
+
+
 class Generator(nn.Layer):
     """Latents to pictures: ConvTranspose + BatchNorm + ReLU blocks, then tanh (Radford et al. 2016, sec. 3).
 
@@ -28,6 +54,7 @@ class Generator(nn.Layer):
 
     def __init__(self, latent_dim: int = 100, base_channels: int = 64, image_size: int = 64, channels: int = 3):
         super().__init__()
+        self.kernels = PADDLE_KERNELS
         self.latent_dim = latent_dim
         widths = [latent_dim, *reversed(_widths(base_channels, image_size)), channels]
         self.depth = len(widths) - 1
@@ -46,10 +73,11 @@ class Generator(nn.Layer):
             raise ValueError(
                 f"latents must be [N, {self.latent_dim}] or [N, {self.latent_dim}, 1, 1], received {list(z.shape)}"
             )
-        x = z if z.ndim == 4 else z.unsqueeze([2, 3])  # [N, latent_dim, 1, 1]
+        kernels = self.kernels if self.training else PADDLE_KERNELS
+        x = kernels.enter(z if z.ndim == 4 else z.unsqueeze([2, 3]))  # [N, latent_dim, 1, 1]
         for i in range(1, self.depth):
-            x = nn.functional.relu(getattr(self, f"bn_{i}")(getattr(self, f"conv_{i}")(x)))
-        return paddle.tanh(getattr(self, f"conv_{self.depth}")(x))
+            x = kernels.layer(x, getattr(self, f"conv_{i}"), getattr(self, f"bn_{i}"), "relu")
+        return kernels.leave(kernels.layer(x, getattr(self, f"conv_{self.depth}"), None, "tanh"))
 
 
 class Discriminator(nn.Layer):
@@ -61,6 +89,7 @@ class Discriminator(nn.Layer):
 
     def __init__(self, base_channels: int = 64, image_size: int = 64, channels: int = 3):
         super().__init__()
+        self.kernels = PADDLE_KERNELS
         widths = [channels, *_widths(base_channels, image_size), 1]
         self.depth = len(widths) - 1
         for i in range(1, self.depth + 1):
@@ -71,10 +100,11 @@ class Discriminator(nn.Layer):
                 self.add_sublayer(f"bn_{i}", _batch_norm(widths[i]))
 
     def forward(self, image):
-        x = nn.functional.leaky_relu(self.conv_1(image), 0.2)
+        kernels = self.kernels if self.training else PADDLE_KERNELS
+        x = kernels.layer(kernels.enter(image), self.conv_1, None, "leaky_relu")
         for i in range(2, self.depth):
-            x = nn.functional.leaky_relu(getattr(self, f"bn_{i}")(getattr(self, f"conv_{i}")(x)), 0.2)
-        return getattr(self, f"conv_{self.depth}")(x)
+            x = kernels.layer(x, getattr(self, f"conv_{i}"), getattr(self, f"bn_{i}"), "leaky_relu")
+        return kernels.leave(kernels.layer(x, getattr(self, f"conv_{self.depth}"), None, None))
 
     def probability(self, image):
         """D(x): the probability in (0, 1) that each picture is real, [N, 1, 1, 1]."""

@@ -1,10 +1,11 @@
-import logging
-
 import paddle
 import pytest
 
-from dcgan import quiet
-from dcgan.device import Precision, choose_device, choose_precision
+from dcgan import device, quiet
+from dcgan.device import Precision, choose_device, choose_kernels, choose_precision
+from dcgan.networks import PADDLE_KERNELS
+from dcgan.onednn import OneDnnUnavailableError
+from dcgan.onednn.library import Processor
 
 
 @pytest.fixture
@@ -69,11 +70,53 @@ def test_bfloat16_on_a_card_without_it_is_refused(pretend):
         choose_precision("O1", "bfloat16", "gpu:0")
 
 
-def test_a_cpu_trains_in_float32_and_says_so_only_when_more_was_asked_for(caplog):
-    caplog.set_level(logging.WARNING)
-    assert choose_precision("auto", "auto", "cpu") == Precision("O0", "float32") and caplog.text == ""
+def test_on_a_cpu_the_engine_itself_computes_in_float32():
     assert choose_precision("O1", "auto", "cpu") == Precision("O0", "float32")
-    assert len(caplog.records) == 1 and "Paddle's CPU build ignores mixed precision" in caplog.text
+
+
+@pytest.fixture
+def has(monkeypatch):
+    """Pretend that the processor has these, or that oneDNN is missing for a reason."""
+
+    def pretend(bfloat16=True, amx=True, missing=None):
+        def answer():
+            if missing:
+                raise OneDnnUnavailableError(missing)
+            return Processor(bfloat16, amx)
+
+        monkeypatch.setattr(device, "processor", answer)
+
+    return pretend
+
+
+@pytest.mark.parametrize(("name", "level", "dtype"), [("auto", "auto", "float32"), ("onednn", "O1", "bfloat16")])
+def test_a_cpu_trains_by_onednn_without_a_word(has, caplog, name, level, dtype):
+    has()
+    assert choose_kernels(name, level, "auto", "cpu").dtype == dtype and caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("processor", "arguments", "dtype", "line"),
+    [
+        ({"missing": "this processor has no AVX2"}, ("auto", "auto", "auto", "cpu"), None, "has no AVX2: training in"),
+        ({}, ("paddle", "O1", "auto", "cpu"), None, "--amp O1 has no effect"),
+        ({}, ("onednn", "auto", "auto", "gpu:0"), None, "is for CPUs"),
+        ({"bfloat16": False}, ("auto", "O1", "auto", "cpu"), "float32", "this processor has none"),
+        ({}, ("auto", "O2", "float16", "cpu"), "float32", "--amp-dtype is float16"),
+        ({"amx": False}, ("auto", "O1", "auto", "cpu"), "bfloat16", "expect no gain"),
+    ],
+)
+def test_what_a_machine_cannot_do_is_said_in_one_line(has, caplog, processor, arguments, dtype, line):
+    has(**processor)
+    kernels = choose_kernels(*arguments)
+    assert (kernels is PADDLE_KERNELS) if dtype is None else (kernels.dtype == dtype)
+    assert len(caplog.records) == 1 and line in caplog.text
+
+
+@pytest.mark.parametrize("device_name", ["cpu", "gpu:0"])
+def test_paddles_operators_are_to_be_had_everywhere(has, caplog, device_name):
+    has(missing="nothing here")
+    assert choose_kernels("paddle", "auto", "auto", device_name) is PADDLE_KERNELS and caplog.text == ""
 
 
 @pytest.mark.parametrize(

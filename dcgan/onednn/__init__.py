@@ -1,0 +1,10 @@
+"""Training on CPUs by the oneDNN library that Paddle's wheel brings along: see `layers.OneDnnKernels`.
+
+library.py      finds and checks the library           primitives.py   its calculations, on addresses
+layers.py       the networks' layers made of them, with their gradients, on Paddle's tensors
+"""
+
+from .layers import OneDnnKernels
+from .library import OneDnnUnavailableError, processor
+
+__all__ = ["OneDnnKernels", "OneDnnUnavailableError", "processor"]
