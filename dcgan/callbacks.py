@@ -21,9 +21,11 @@ import numpy as np
 from paddle.callbacks import Callback, ProgBarLogger
 
 from .checkpoint import folder_name, list_checkpoints, read_state, remove_checkpoint
+from .data.packed import PackedData
 from .engine import read_scalars, tensors_of
 from .errors import CheckpointError, CollapseError, TrainingError
-from .evaluate import sliced_wasserstein
+from .evaluate import mean_similarity, sliced_wasserstein
+from .evaluate.meter import crop_of, protocol, protocol_label
 from .files import PathLike, atomic_write
 from .images import grid, side_by_side, to_uint8, with_title, write_png
 from .params import write_params
@@ -134,20 +136,27 @@ class ProgressLine:
 class History:
     """A sink: the records of a run in memory and, one JSON object a line, in `metrics.jsonl`.
 
-    Starting at a step forgets the records after it: they belong to iterations that will be done again.
+    Starting at a step forgets the records after it: they belong to iterations that will be done again. The reports that
+    tools/evaluate.py adds to the file stay in it, but are no records of training.
     """
 
     def __init__(self, path: PathLike, step: int = 0):
         self._path = Path(path)
-        self.records: list[Record] = [r for r in read_records(path) if r["step"] <= step]
+        found = [r for r in read_records(path) if r["step"] <= step]
+        self.records: list[Record] = [r for r in found if "evaluate" not in r]
         with atomic_write(self._path, "w") as stream:
-            stream.writelines(json.dumps(record) + "\n" for record in self.records)
+            stream.writelines(json.dumps(record) + "\n" for record in found)
 
     def __call__(self, record: Record) -> None:
         self.records.append(record)
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(finite, allow_nan=False) + "\n")
+        append_record(self._path, record)
+
+
+def append_record(path: PathLike, record: Record) -> None:
+    """Add a line to a `metrics.jsonl`; numbers that are not finite become null, which is JSON."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(finite, allow_nan=False) + "\n")
 
 
 def read_records(path: PathLike) -> list[Record]:
@@ -258,31 +267,40 @@ class ParamsSaver(Callback):
 
 
 class QualityMeter(Callback):
-    """Every `every` iterations: how far 500 pictures of fixed seeds are from 500 training pictures.
+    """Every `every` iterations: how good 500 pictures of fixed seeds are, against the first 500 training pictures.
 
-    `distance` is the latest figure (see dcgan.evaluate.sliced_wasserstein), None before the first. A resumed run hands
-    over the value it had. Costs a second or two of a CPU each time.
+    `figures` are the latest, None before the first: distance (see dcgan.evaluate.sliced_wasserstein; smaller is better)
+    and similarity, of generated and of real pictures (see dcgan.evaluate.mean_similarity). `protocol` says in one word
+    how they were measured. `state` is what a resumed run remembers: its figures count if they are of this protocol.
+    Costs a second or two of a CPU each time.
     """
 
     COUNT = 500
+    FIGURES = ("distance", "similarity", "similarity_real")
 
-    def __init__(self, every: int, images_uint8: np.ndarray, distance: float | None = None):
+    def __init__(self, every: int, data: PackedData, state: Mapping[str, Any] | None = None):
         super().__init__()
         self._every = every
-        self._real = np.asarray(images_uint8[: self.COUNT])
-        self.distance = distance
+        self._real = np.asarray(data.images[: self.COUNT])
+        used = protocol(len(self._real), self._real.shape[-1], crop_of(data), data.digest, "the first")
+        self.protocol = protocol_label(used)
+        known = state if state and state.get("meter") == self.protocol else {}
+        self.figures: dict[str, float | None] = {name: known.get(name) for name in self.FIGURES}
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
         if self._every and self.model.global_step % self._every == 0:
             fake = to_uint8(self.model.generate(range(len(self._real))))
-            self.distance = sliced_wasserstein(self._real, fake)["mean"]
+            self.figures["distance"] = sliced_wasserstein(self._real, fake)["mean"]
+            if len(fake) > 1:
+                self.figures["similarity"] = mean_similarity(fake)
+                self.figures["similarity_real"] = self.figures["similarity_real"] or mean_similarity(self._real)
 
 
 class CheckpointSaver(Callback):
     """A checkpoint every `every` iterations and at the end.
 
     Kept are the newest `keep`, the newest whose run was healthy, and the best by the run's own measure (the smallest
-    `distance` in its `extra`).
+    `distance` in its `extra`, of those measured as the newest was).
     """
 
     def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
@@ -293,6 +311,12 @@ class CheckpointSaver(Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         if (self._folder / folder_name(self.model.global_step)).is_dir():  # the one that was just loaded
             self._saved_step = self.model.global_step
+        now, extras = self._extra().get("meter"), map(_extra_of, list_checkpoints(self._folder))
+        others = {str(extra.get("meter")) for extra in extras if extra.get("distance") and extra.get("meter") != now}
+        if others:
+            log.warning(
+                "Earlier checkpoints, measured by %s, are not compared with new ones: %s", ", ".join(others), now
+            )
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
         if self.model.global_step % self._every == 0:
@@ -319,9 +343,13 @@ def last_healthy(checkpoints: Sequence[Path]) -> Path | None:
 
 
 def best(checkpoints: Sequence[Path]) -> Path | None:
-    """The checkpoint with the smallest distance to the training pictures; the earlier of two equals."""
-    measured = [(extra["distance"], path) for path in checkpoints if (extra := _extra_of(path)).get("distance")]
-    return min(measured)[1] if measured else None
+    """The checkpoint with the smallest distance to the training pictures; the earlier of two equals.
+
+    Only those count whose distance was measured by the same protocol as that of the newest that has one.
+    """
+    extras = [(extra, path) for path in checkpoints if (extra := _extra_of(path)).get("distance")]
+    alike = [(extra["distance"], path) for extra, path in extras if extra.get("meter") == extras[-1][0].get("meter")]
+    return min(alike)[1] if alike else None
 
 
 def _extra_of(checkpoint: Path) -> dict[str, Any]:

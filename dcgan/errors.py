@@ -27,3 +27,7 @@ class ExportError(ProjectError):
 
 class ParityError(ExportError):
     """An exported model does not compute what the trained one computes."""
+
+
+class EvaluationError(ProjectError):
+    """Pictures cannot be measured, or two figures not compared: what is said of them would not be true."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import math
@@ -14,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,8 +192,9 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
     history = History(folder.metrics, model.global_step)
     watchdog = Watchdog(spread_of(data.images), history.records, config.on_collapse)
     samples = SampleGrid(config.sample_every, last_step, folder.samples, data.images, state.get("spread"))
-    meter = QualityMeter(config.evaluate_every, data.images, state.get("distance"))
-    measures = {"spread": lambda: samples.spread, "distance": lambda: meter.distance}
+    meter = QualityMeter(config.evaluate_every, data, state)
+    measures: dict[str, Callable[[], Any]] = {"spread": lambda: samples.spread, "meter": lambda: meter.protocol}
+    measures.update({name: functools.partial(meter.figures.get, name) for name in meter.FIGURES})
 
     def extra() -> dict[str, Any]:
         return {
@@ -314,7 +317,7 @@ def _restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, da
     saved = saved_config(found)
     problems = differences(saved, config)
     extra = found.state["extra"]  # a dict: it holds the config
-    for name in ("spread", "distance", "rollbacks"):
+    for name in ("spread", "rollbacks", *QualityMeter.FIGURES):
         if type(extra.get(name)) not in (int, float, type(None)):
             raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
     if extra.get("data") != _identity(data) and saved.data == config.data:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "README.zh.md", "deploy/README.md", "docs/reliability.md")
+PAGES = ("README.md", "README.zh.md", "deploy/README.md", "docs/reliability.md", "docs/quality.md")
 TOOLS = {
     "tools/train.py": ("tools.train", "build_parser"),
     "tools/prepare.py": ("tools.prepare", "parser"),
     "tools/export.py": ("tools.export", "parser"),
+    "tools/evaluate.py": ("tools.evaluate", "parser"),
 }
 
 

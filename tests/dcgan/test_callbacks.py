@@ -15,6 +15,7 @@ from dcgan.callbacks import (
     Recorder,
     SampleGrid,
     Watchdog,
+    append_record,
     plot_losses,
     read_records,
     spread_of,
@@ -93,6 +94,17 @@ def test_history_writes_json_lines_and_forgets_what_lies_after_its_start(tmp_pat
     resumed = History(path, step=2)
     assert [r["step"] for r in resumed.records] == [1, 2]
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_history_keeps_reports_in_the_file_and_out_of_the_records(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    History(path)(record(1))
+    append_record(path, {"step": 1, "evaluate": {"figures": {"fid": 30.0}}})
+    before = path.read_text()
+    resumed = History(path, step=2)
+    assert [r["step"] for r in resumed.records] == [1] and path.read_text() == before
+    resumed(record(2))
+    assert ["evaluate" in r for r in read_records(path)] == [False, True, False]
 
 
 def test_history_survives_half_a_line_and_foreign_lines(tmp_path):

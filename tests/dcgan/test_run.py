@@ -321,6 +321,30 @@ def test_the_best_checkpoint_by_the_runs_own_measure_outlives_newer_ones(config,
     assert [p.name for p in list_checkpoints(run / "checkpoints")] == ["step-00000006", "step-00000009"]
 
 
+def test_checkpoints_measured_in_another_way_are_not_compared_with_new_ones(config, monkeypatch, caplog):
+    import dcgan.callbacks as module
+
+    figures = iter([1.0, 7.0, 5.0])  # at steps 3, 6 and 9; the smallest is of an older meter
+    monkeypatch.setattr(module, "sliced_wasserstein", lambda real, fake: {"mean": next(figures)})
+    config = dataclasses.replace(config, checkpoint_every=3, keep=9)
+    with monkeypatch.context() as older:
+        older.setattr("dcgan.evaluate.meter.METER", 0)
+        first = runs.train(dataclasses.replace(config, steps=3)).folder
+    assert read_records(first / "metrics.jsonl")[-1]["distance"] == 1.0
+    run = runs.train(config, runs.find_checkpoint(first)).folder
+    records = read_records(run / "metrics.jsonl")
+    assert [r["distance"] for r in records] == [None, None, 1.0, None, None, 7.0, 7.0, 7.0, 5.0]
+    assert records[2]["meter"].startswith("0/24/16/") and records[3]["meter"].startswith("1/24/16/")
+    assert module.best(list_checkpoints(run / "checkpoints")).name == "step-00000009"
+    assert caplog.text.count("are not compared with new ones") == 1
+
+
+def test_records_hold_the_figures_of_the_meter_and_how_they_were_measured(config):
+    record = read_records(runs.train(dataclasses.replace(config, steps=3)).folder / "metrics.jsonl")[-1]
+    assert record["distance"] > 0 and 0 <= record["similarity"] <= 1 and 0 <= record["similarity_real"] <= 1
+    assert record["meter"].split("/")[:4] == ["1", "24", "16", "as packed"]
+
+
 @pytest.fixture
 def collapsing(monkeypatch):
     """The grid's pictures become one from iteration 6 on, in the first `times` attempts."""

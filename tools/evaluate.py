@@ -1,0 +1,198 @@
+"""How good are the pictures? Figures of a generator, or of a folder of pictures, against the data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tools.console import add_log_level, run, start_logging
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tools.subjects import Subject
+
+EXAMPLES = """examples:
+  # the newest run under work/train against its own training pictures
+  python tools/evaluate.py
+  # what no generator can beat: real pictures against other real ones
+  python tools/evaluate.py --floor --data img_align_celeba.zip --n 5000
+  # an exported model; then a folder of pictures; each against CelebA
+  python tools/evaluate.py --model work/export --data img_align_celeba.zip
+  python tools/evaluate.py --pictures work/generate --data img_align_celeba.zip
+  # FID, KID, precision and recall, with the features of a network that you bring (docs/quality.md)
+  python tools/evaluate.py --inception inception.onnx
+
+exit codes: 0 measured; 1 not; 2 wrong usage
+"""
+OUT = pathlib.Path("work/evaluate")
+MEANINGS = {
+    "distance": "sliced Wasserstein distance x 1000, mean of all scales; lower is better",
+    "similarity": "MS-SSIM of pairs of generated pictures; as near as can be to that of real ones",
+    "similarity_real": "MS-SSIM of pairs of real pictures",
+    "nearest_ratio": "distance to the nearest training picture, real pictures = 1; far below 1: copies",
+    "fid": "Frechet distance on the features given; lower is better",
+    "kid": "kernel distance on them, unbiased; lower is better",
+    "kid_std": "its deviation over blocks of pictures",
+    "precision": "share of generated pictures that are like real ones; higher is better",
+    "recall": "share of real pictures that are like generated ones; higher is better",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = flags.add_argument_group("what is measured (default: the newest run under work/train)")
+    what = what.add_mutually_exclusive_group()
+    what.add_argument("--checkpoint", metavar="PATH", help="a run, a checkpoint folder or a generator.params")
+    what.add_argument("--model", metavar="DIR", help="an export folder, drawn by its own runtime")
+    what.add_argument("--pictures", metavar="SRC", help="pictures that exist: a folder, a .zip or a packed .npy")
+    what.add_argument("--floor", action="store_true", help="other real pictures: what no generator can beat")
+    against = flags.add_argument_group("against what")
+    against.add_argument(
+        "--data", metavar="SRC", help="a folder, .zip, packed .npy or cartoon (default: the run's own)"
+    )
+    against.add_argument("--crop", help="tutorial, center, or X,Y; of both sets (default: the run's own, or tutorial)")
+    against.add_argument("--image-size", type=int, metavar="S", help="pixels (default: the generator's, or 64)")
+    against.add_argument(
+        "--n",
+        type=int,
+        metavar="N",
+        help="pictures of each set (default: 10,000 if there are so many, else 5,000, or all there are)",
+    )
+    against.add_argument("--seed", type=int, default=0, metavar="S", help="the first of the N seeds (default: 0)")
+    features = flags.add_argument_group("features of a trained network (docs/quality.md)")
+    features.add_argument("--inception", metavar="FILE.onnx", help="adds FID, KID, precision and recall")
+    features.add_argument(
+        "--inception-range",
+        type=_range,
+        metavar="LOW,HIGH",
+        help="what black and white become for a float32 input (default: -1,1; write --inception-range=-1,1)",
+    )
+    features.add_argument("--inception-output", default="", metavar="NAME", help="which output (default: the only one)")
+    flags.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="for evaluate.json and nearest.png (default: the run folder, or work/evaluate)",
+    )
+    flags.add_argument("--save-real", type=pathlib.Path, metavar="DIR", help="also write the N real pictures as PNGs")
+    flags.add_argument("--compare", metavar="PATH", help="an earlier evaluate.json, to tell the change of each figure")
+    flags.add_argument("--batch-size", type=int, default=50, metavar="N", help="pictures per call (default: 50)")
+    flags.add_argument(
+        "--device", default="auto", help="where the generator draws: auto, cpu, gpu, gpu:N (default: auto)"
+    )
+    flags.add_argument("--json", action="store_true", help="print the report as one line of JSON")
+    add_log_level(flags)
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    start_logging(args.log_level)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, received {args.batch_size}")
+
+    from dcgan.quiet import import_paddle
+
+    import_paddle()
+    from dcgan.evaluate.extractor import OnnxFeatures
+    from dcgan.evaluate.meter import evaluate
+    from dcgan.evaluate.report import compare, read_report
+    from tools import subjects
+
+    before = read_report(args.compare) if args.compare else None
+    extractor = None
+    if args.inception:
+        extractor = OnnxFeatures(args.inception, args.inception_range, args.inception_output, args.batch_size)
+    subject = None if args.floor else open_subject(args)
+    data = subjects.open_data(args.data, args.crop, args.image_size, subject)
+    subject = subject or subjects.real_subject(data)
+    n = subjects.how_many(args.n, len(data), subject)
+    fake = subject.pictures(n, data)
+    report, drawing = evaluate(data, fake, subject.report_facts(n), extractor, held_out=args.floor)
+    changes = compare(report, before) if before else {}
+    out = write(args.out, report, drawing, subject.run)
+    if args.save_real:
+        subjects.save_pictures(args.save_real, subjects.chosen_real(data, n))
+    print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
+    return 0
+
+
+def open_subject(args: argparse.Namespace) -> Subject:
+    """What the flags say is measured."""
+    from tools import subjects
+
+    if args.pictures:
+        return subjects.pictures_subject(args.pictures)
+    if args.model:
+        return subjects.model_subject(args.model, args.device, args.seed, args.batch_size)
+    return subjects.checkpoint_subject(args.checkpoint, args.device, args.seed, args.batch_size)
+
+
+def write(out: pathlib.Path | None, report: dict, drawing: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
+    """Leave evaluate.json and nearest.png in `out`, or in the run folder and a line in its metrics.jsonl."""
+    from dcgan.callbacks import append_record
+    from dcgan.evaluate.report import FILE_NAME
+    from dcgan.files import write_json
+    from dcgan.images import write_png
+
+    folder = out or run_folder or OUT
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FILE_NAME, report)
+    write_png(folder / "nearest.png", drawing)
+    step = report["subject"].get("step")
+    if out is None and run_folder is not None and isinstance(step, int):
+        append_record(run_folder / "metrics.jsonl", {"step": step, "evaluate": report})
+    return folder
+
+
+def text(report: Mapping[str, Any], changes: Mapping[str, float], out: pathlib.Path) -> str:
+    """The report for people."""
+    lines = []
+    for name, value in report["figures"].items():
+        change = f"{changes[name]:+10.4f}" if name in changes else ""
+        lines.append(f"{name:<16}{value:10.4f}{change}  {MEANINGS.get(name, '')}".rstrip())
+    protocol = dict(report["protocol"])
+    features = protocol.pop("features")
+    lines += ["", "measured: " + ", ".join(f"{k} {v}" for k, v in report["subject"].items() if v is not None)]
+    lines += ["protocol: " + ", ".join(f"{k} {v}" for k, v in protocol.items())]
+    if features:
+        lines += ["features: " + ", ".join(f"{k} {v}" for k, v in features.items())]
+    lines += [f"{out}: evaluate.json, nearest.png"]
+    return "\n".join(lines)
+
+
+def next_step(model: str | None, report: Mapping[str, Any]) -> str:
+    """How torch-fidelity measures the same model, if it was exported in the form that it takes."""
+    path = pathlib.Path(model or "", "generator-uint8.onnx")
+    if not model or not path.is_file():
+        return ""
+    n, size = report["protocol"]["n_generated"], report["subject"]["latent_dim"]
+    return (
+        "\n\ntorch-fidelity measures the same model (real pictures: --save-real REAL):\n"
+        f"  fidelity --cpu --fid --kid --input1 {shlex.quote(str(path))} --input1-model-z-type normal "
+        f"--input1-model-z-size {size} --input1-model-num-samples {n} --input2 REAL"
+    )
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"two numbers LOW,HIGH are expected, received {text!r}") from None
+    if not (abs(low) < 1e6 and abs(high) < 1e6 and low != high):  # also true for NaN
+        raise argparse.ArgumentTypeError(f"two different finite numbers are expected, received {text!r}")
+    return low, high
+
+
+if __name__ == "__main__":
+    run(main)
