@@ -18,6 +18,7 @@ from typing import Any
 from .files import PathLike
 
 MAX_SEED = 2**32 - 1
+DIFFAUGMENT = ("color", "translation", "cutout")
 
 
 def _setting(default: Any, group: str, help: str, choices: tuple | None = None) -> Any:
@@ -48,7 +49,17 @@ class TrainConfig:
     steps: int = _setting(0, "optimisation", "end after this many iterations whatever --epochs says; 0: no such limit")
     batch_size: int = _setting(128, "optimisation", "pictures per discriminator step")
     loss: str = _setting("bce", "optimisation", "objective", ("bce", "hinge", "lsgan"))
-    lr: float = _setting(2e-4, "optimisation", "Adam's learning rate, both networks")
+    lr: float = _setting(2e-4, "optimisation", "Adam's learning rate")
+    lr_d: float = _setting(
+        0.0, "optimisation", "the discriminator's, if it is to be another (Heusel et al. 2017); 0: that of --lr"
+    )
+    lr_warmup: int = _setting(0, "optimisation", "iterations over which the learning rates rise to their full values")
+    lr_decay: float = _setting(
+        0.0,
+        "optimisation",
+        "share of the run, at its end, over which the learning rates fall linearly to nothing; 0: none. The end is "
+        "that of --epochs or --steps: resuming with another one changes the rates from there on",
+    )
     beta1: float = _setting(0.5, "optimisation", "Adam's first decay; 0.9 makes GANs oscillate (Radford et al. 2016)")
     beta2: float = _setting(0.999, "optimisation", "Adam's second decay")
     d_steps: int = _setting(1, "optimisation", "discriminator steps per iteration, each on a fresh batch")
@@ -56,10 +67,14 @@ class TrainConfig:
     ema: float = _setting(
         0.999, "optimisation", "decay per iteration of the averaged generator that draws and is exported; 0: none"
     )
-    instance_noise: float = _setting(
-        0.0, "optimisation", "deviation of the noise on what the discriminator sees, at the start; pixels are -1 .. 1"
+    batch_norm_momentum: float = _setting(
+        0.8, "optimisation", "share of the running statistics that BatchNorm keeps per iteration"
     )
-    noise_steps: int = _setting(1000, "optimisation", "iterations over which --instance-noise fades to none")
+    batch_norm_reestimate: bool = _setting(
+        False,
+        "optimisation",
+        "measure the generator's BatchNorm statistics for its very weights before it draws; with --ema it always is so",
+    )
     amp: str = _setting(
         "auto",
         "optimisation",
@@ -78,6 +93,24 @@ class TrainConfig:
     )
     seed: int = _setting(0, "optimisation", "fixes first weights, latents and the order of the data")
     device: str = _setting("auto", "optimisation", "auto: a GPU if Paddle sees one; or cpu, gpu, gpu:1, ...")
+
+    diffaugment: str = _setting(
+        "",
+        "regularisation",
+        "what is done to all that the discriminator sees: any of color,translation,cutout (Zhao et al. 2020)",
+    )
+    instance_noise: float = _setting(
+        0.0,
+        "regularisation",
+        "deviation of the noise on what the discriminator sees, at the start; pixels are -1 .. 1 (Arjovsky & Bottou "
+        "2017)",
+    )
+    noise_steps: int = _setting(1000, "regularisation", "iterations over which --instance-noise fades to none")
+    label_smoothing: float = _setting(
+        0.0,
+        "regularisation",
+        "real pictures are labelled 1 minus this, for --loss bce (one-sided, Salimans et al. 2016)",
+    )
 
     out: str = _setting("work/train", "output", "folder under which numbered run folders are made")
     log_every: int = _setting(10, "output", "iterations between two log lines")
@@ -101,6 +134,7 @@ class TrainConfig:
         size = self.image_size
         if not 16 <= size <= 256 or size & (size - 1):
             problems.append(f"image_size must be a power of two from 16 to 256, received {size}")
+        problems += _combination_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -193,11 +227,16 @@ _RANGES = {
     "steps": (0, 10**9),
     "batch_size": (1, 65536),
     "lr": (1e-12, 1e3),
+    "lr_d": (0.0, 1e3),
+    "lr_warmup": (0, 10**9),
+    "lr_decay": (0.0, 1.0),
     "beta1": (0.0, 0.999999),
     "beta2": (0.0, 0.999999),
     "d_steps": (1, 1000),
     "g_steps": (1, 1000),
     "ema": (0.0, 0.999999),
+    "batch_norm_momentum": (0.0, 0.999999),
+    "label_smoothing": (0.0, 0.5),
     "instance_noise": (0.0, 10.0),
     "noise_steps": (1, 10**9),
     "seed": (0, MAX_SEED),
@@ -223,6 +262,17 @@ def _choice_problems(config: TrainConfig) -> list[str]:
         for f in fields(config)
         if f.metadata["choices"] and getattr(config, f.name) not in f.metadata["choices"]
     ]
+
+
+def _combination_problems(config: TrainConfig) -> list[str]:
+    """Settings that are right by themselves and wrong together, and lists of words."""
+    problems = []
+    words = config.diffaugment.split(",") if config.diffaugment else []
+    if len(set(words)) < len(words) or not set(words) <= set(DIFFAUGMENT):
+        problems.append(f"diffaugment must be some of {','.join(DIFFAUGMENT)}, received {config.diffaugment!r}")
+    if config.label_smoothing and config.loss != "bce":
+        problems.append(f"label_smoothing belongs to the loss bce, received the loss {config.loss}")
+    return problems
 
 
 def _fits(value: Any, expected: type) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,13 @@ from paddle.static import InputSpec
 
 from deploy.latents import key, latents
 
+from .augment import Augmentation
 from .checkpoint import Checkpoint, Tensors, read_checkpoint, write_checkpoint
 from .device import Precision
 from .errors import CheckpointError, TrainingError
 from .files import PathLike
 from .losses import OBJECTIVES, Objective
+from .schedule import Schedule
 
 FLOAT32 = Precision("O0", "float32")
 _TRAINING_LATENTS, _TRAINING_NOISE = 3, 4  # which streams of the run's seed training draws from
@@ -41,7 +43,8 @@ class AdversarialModel(paddle.Model):
           latents.
     `network` is the generator that draws and is exported: the averaged one where there is one.
     Counters: `epoch` (whole epochs done), `epoch_step` (iterations done of the current one), `global_step`. While it
-    fits, `epoch_length` is the number of iterations in an epoch, None if the loader does not know.
+    fits, `epoch_length` is the number of iterations in an epoch, None if the loader does not know. `last_step`, set by
+    whoever knows, is the `global_step` at which training will end: a schedule may need it.
     """
 
     def __init__(
@@ -66,12 +69,16 @@ class AdversarialModel(paddle.Model):
         self.generator_optimizer = self.discriminator_optimizer = None
         self.losses: Objective = OBJECTIVES["bce"]
         self.d_steps = self.g_steps = 1
-        self.augment: Callable[[paddle.Tensor, int], paddle.Tensor] | None = None
+        self.augment: Augmentation | None = None
+        self.schedule: Schedule | None = None
+        self.last_step: int | None = None
+        self._learning_rates: dict[str, float] = {}
+        self.measures_statistics = ema_decay > 0
         self.scalars: dict[str, paddle.Tensor] = {}
         self._scalers: dict[str, paddle.amp.GradScaler] = {}
         self._draws = 0
         self.epoch_length: int | None = None
-        self._statistics_are_stale = ema_decay > 0
+        self._statistics_are_stale = True
 
     # ---- preparing ------------------------------------------------------------------------------------------------
 
@@ -83,19 +90,26 @@ class AdversarialModel(paddle.Model):
         d_steps: int = 1,
         g_steps: int = 1,
         precision: Precision = FLOAT32,
-        augment: Callable[[paddle.Tensor, int], paddle.Tensor] | None = None,
+        augment: Augmentation | None = None,
+        schedule: Schedule | None = None,
+        measure_statistics: bool = False,
     ) -> None:
         """Say how the networks learn. Without optimizers the model can only draw.
 
         Args: losses - see dcgan.losses.  d_steps - discriminator steps per iteration; an iteration takes d_steps
               batches, handed over as one.  g_steps - generator steps per iteration.  precision - see dcgan.device.
               augment - what the discriminator sees of (images, iteration), see dcgan.augment.
+              schedule - what the optimizers' learning rates are multiplied by at an iteration, see dcgan.schedule.
+              measure_statistics - whether a generator that is not averaged is also given BatchNorm statistics of its
+              very weights before it draws or is saved; the averaged one always is.
         """
         names = ("loss_d", "loss_g", "score_real", "score_fake")
         super().prepare(None, None, [Scalar(name, self) for name in names], None)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.losses, self.d_steps, self.g_steps, self.precision = losses, d_steps, g_steps, precision
-        self.augment = augment
+        self.augment, self.schedule = augment, schedule
+        self.measures_statistics = measure_statistics or self.ema_decay > 0
+        self._learning_rates = {name: optimizer.get_lr() for name, optimizer in self._optimizers().items()}
         if precision.level == "O2":
             paddle.amp.decorate(
                 models=[self.generator, self.discriminator],
@@ -135,6 +149,7 @@ class AdversarialModel(paddle.Model):
         self.discriminator.train()
         self._draws = 0
         paddle.seed(key(self.seed, _TRAINING_NOISE, self.global_step))  # whatever is drawn below has no history
+        self._set_learning_rates()
         size = real.shape[0] // self.d_steps
         for i in range(self.d_steps):
             batch = real[i * size : (i + 1) * size]
@@ -145,6 +160,7 @@ class AdversarialModel(paddle.Model):
                 fake = self._fakes(batch.shape[0])
             self.generator_step(fake)
         self._update_average()
+        self._statistics_are_stale = True
         self.global_step += 1
         self.epoch_step += 1
         if self.epoch_step == self.epoch_length:  # here, so that whoever saves after this iteration saves a new epoch
@@ -170,7 +186,7 @@ class AdversarialModel(paddle.Model):
     def _judge(self, images: paddle.Tensor) -> paddle.Tensor:
         """The discriminator's logits in float32, of images as the augmentation shows them."""
         if self.augment is not None:
-            images = self.augment(images, self.global_step)
+            images = self.augment(images.astype("float32"), self.global_step)
         with self._autocast():
             return self.discriminator(images).astype("float32")
 
@@ -186,6 +202,14 @@ class AdversarialModel(paddle.Model):
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
+
+    def _set_learning_rates(self) -> None:
+        """A function of the iteration, so that nothing has to be saved."""
+        if self.schedule is None:
+            return
+        factor = self.schedule(self.global_step, self.last_step)
+        for name, optimizer in self._optimizers().items():
+            optimizer.set_lr(factor * self._learning_rates[name])
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.precision.level == "O0":
@@ -221,16 +245,16 @@ class AdversarialModel(paddle.Model):
             if not live.stop_gradient:  # Paddle counts BatchNorm's running statistics among the parameters
                 # Not lerp_: Paddle's takes four times as long on a CPU.
                 average.add_((live.astype(average.dtype) - average).scale_(1 - decay))
-        self._statistics_are_stale = True
 
     @paddle.no_grad()
     def _measure_statistics(self) -> None:
-        """Give the averaged generator's BatchNorm layers the statistics of its own weights, on fixed latents.
+        """Give the drawing generator's BatchNorm layers the statistics of its own weights, on fixed latents.
 
         Averaged weights have activations that no average of the statistics describes: pictures would come out pale.
-        A function of the weights alone, so a resumed run has the same.
+        Those of a generator that is not averaged are of weights a few iterations old. A function of the weights alone,
+        so a resumed run has the same.
         """
-        if self.network is self.generator or not self._statistics_are_stale:
+        if not (self.measures_statistics and self._statistics_are_stale):
             return
         layers = [layer for layer in self.network.sublayers() if isinstance(layer, nn.BatchNorm2D)]
         kept_shares = [layer._momentum for layer in layers]

@@ -53,8 +53,22 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def objective(name: str) -> Objective:
-    """The objective of this name. Raises ValueError listing the names there are."""
+def objective(name: str, label_smoothing: float = 0.0) -> Objective:
+    """The objective of this name.
+
+    Args: label_smoothing - for bce: real pictures are labelled 1 - label_smoothing, fakes still 0, so that the
+          discriminator is not driven to extreme logits (one-sided, Salimans et al. 2016, sec. 3.4).
+    Raises ValueError listing the names there are, and for label smoothing of an objective that has no labels.
+    """
     if name not in OBJECTIVES:
         raise ValueError(f"loss must be one of {', '.join(OBJECTIVES)}, received {name!r}")
-    return OBJECTIVES[name]
+    if not label_smoothing:
+        return OBJECTIVES[name]
+    if name != "bce":
+        raise ValueError(f"label_smoothing belongs to the loss bce, received {label_smoothing} with {name!r}")
+
+    def discriminator(real: Tensor, fake: Tensor) -> Tensor:
+        # -(1 - s) log D(x) - s log(1 - D(x)) is s * x more than -log D(x), for a logit x
+        return _bce_discriminator(real, fake) + label_smoothing * real.mean()
+
+    return OBJECTIVES[name]._replace(discriminator=discriminator)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import paddle
 from paddle.static import InputSpec
 
-from .augment import InstanceNoise
+from .augment import Augmentation, Chain, DiffAugment, InstanceNoise
 from .config import TrainConfig
 from .device import choose_device, choose_kernels, choose_precision
 from .engine import AdversarialModel
 from .losses import objective
 from .networks import Discriminator, Generator
+from .schedule import WarmupAndDecay
 
 
 class DCGAN(AdversarialModel):
@@ -28,8 +29,9 @@ class DCGAN(AdversarialModel):
         device = choose_device(config.device)
         paddle.seed(config.seed)
         size = config.image_size
-        generator = Generator(config.latent_dim, config.base_channels, size)
-        discriminator = Discriminator(config.base_channels, size)
+        momentum = config.batch_norm_momentum
+        generator = Generator(config.latent_dim, config.base_channels, size, batch_norm_momentum=momentum)
+        discriminator = Discriminator(config.base_channels, size, batch_norm_momentum=momentum)
         super().__init__(
             generator,
             discriminator,
@@ -44,15 +46,26 @@ class DCGAN(AdversarialModel):
             config.cpu_kernels, config.amp, config.amp_dtype, device
         )
         self.prepare(
-            _adam(config, generator),
-            _adam(config, discriminator),
-            losses=objective(config.loss),
+            _adam(config, config.lr, generator),
+            _adam(config, config.lr_d or config.lr, discriminator),
+            losses=objective(config.loss, config.label_smoothing),
             d_steps=config.d_steps,
             g_steps=config.g_steps,
-            augment=InstanceNoise(config.instance_noise, config.noise_steps) if config.instance_noise else None,
+            augment=_augmentation(config),
+            schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
+            measure_statistics=config.batch_norm_reestimate,
             precision=choose_precision(config.amp, config.amp_dtype, device),
         )
 
 
-def _adam(config: TrainConfig, network: paddle.nn.Layer) -> paddle.optimizer.Adam:
-    return paddle.optimizer.Adam(config.lr, config.beta1, config.beta2, parameters=network.parameters())
+def _augmentation(config: TrainConfig) -> Augmentation | None:
+    parts: list[Augmentation] = []
+    if config.diffaugment:
+        parts.append(DiffAugment(tuple(config.diffaugment.split(","))))
+    if config.instance_noise:
+        parts.append(InstanceNoise(config.instance_noise, config.noise_steps))
+    return Chain(tuple(parts)) if parts else None
+
+
+def _adam(config: TrainConfig, learning_rate: float, network: paddle.nn.Layer) -> paddle.optimizer.Adam:
+    return paddle.optimizer.Adam(learning_rate, config.beta1, config.beta2, parameters=network.parameters())

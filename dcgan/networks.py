@@ -13,8 +13,7 @@ import paddle
 from paddle import nn
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 256
-# The share of the old running statistics that BatchNorm keeps per step (torch calls the rest "momentum").
-BATCH_NORM_MOMENTUM = 0.8
+BATCH_NORM_MOMENTUM = 0.8  # the tutorial's; torch calls the rest, 0.2, "momentum"
 
 
 class PaddleKernels:
@@ -48,11 +47,19 @@ class Generator(nn.Layer):
 
     Args: latent_dim - numbers per latent.  base_channels - channels before the last layer; doubles towards the input.
           image_size - height = width in pixels, a power of two from 16 to 256.  channels - 3 for RGB.
+          batch_norm_momentum - the share of the old running statistics that BatchNorm keeps per step.
     Input: z, float [N, latent_dim] or [N, latent_dim, 1, 1], standard normal. Output: [N, channels, image_size,
     image_size] in [-1, 1]. Raises ValueError for other sizes, and for latents of another shape.
     """
 
-    def __init__(self, latent_dim: int = 100, base_channels: int = 64, image_size: int = 64, channels: int = 3):
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        base_channels: int = 64,
+        image_size: int = 64,
+        channels: int = 3,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+    ):
         super().__init__()
         self.kernels = PADDLE_KERNELS
         self.latent_dim = latent_dim
@@ -66,7 +73,7 @@ class Generator(nn.Layer):
             )
             self.add_sublayer(f"conv_{i}", conv)
             if i < self.depth:
-                self.add_sublayer(f"bn_{i}", _batch_norm(widths[i]))
+                self.add_sublayer(f"bn_{i}", _batch_norm(widths[i], batch_norm_momentum))
 
     def forward(self, z):
         if list(z.shape[1:]) not in ([self.latent_dim], [self.latent_dim, 1, 1]):
@@ -83,11 +90,18 @@ class Generator(nn.Layer):
 class Discriminator(nn.Layer):
     """Pictures to logits: Conv + BatchNorm + LeakyReLU(0.2) blocks (Radford et al. 2016, sec. 3).
 
-    Args: base_channels - channels after the first layer; doubles with each halving.  image_size, channels - as above.
+    Args: base_channels - channels after the first layer; doubles with each halving.  image_size, channels,
+          batch_norm_momentum - as above.
     Input: float [N, channels, image_size, image_size] in [-1, 1]. Output: logits [N, 1, 1, 1]; positive means "real".
     """
 
-    def __init__(self, base_channels: int = 64, image_size: int = 64, channels: int = 3):
+    def __init__(
+        self,
+        base_channels: int = 64,
+        image_size: int = 64,
+        channels: int = 3,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+    ):
         super().__init__()
         self.kernels = PADDLE_KERNELS
         widths = [channels, *_widths(base_channels, image_size), 1]
@@ -97,7 +111,7 @@ class Discriminator(nn.Layer):
             conv = nn.Conv2D(widths[i - 1], widths[i], 4, stride, padding, weight_attr=_conv_init(), bias_attr=False)
             self.add_sublayer(f"conv_{i}", conv)
             if 1 < i < self.depth:
-                self.add_sublayer(f"bn_{i}", _batch_norm(widths[i]))
+                self.add_sublayer(f"bn_{i}", _batch_norm(widths[i], batch_norm_momentum))
 
     def forward(self, image):
         kernels = self.kernels if self.training else PADDLE_KERNELS
@@ -145,7 +159,7 @@ def _conv_init() -> paddle.ParamAttr:
     return paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, 0.02))
 
 
-def _batch_norm(channels: int) -> nn.BatchNorm2D:
+def _batch_norm(channels: int, momentum: float) -> nn.BatchNorm2D:
     """BatchNorm whose scale begins as N(1, 0.02)."""
     scale = paddle.ParamAttr(initializer=nn.initializer.Normal(1.0, 0.02))
-    return nn.BatchNorm2D(channels, momentum=BATCH_NORM_MOMENTUM, weight_attr=scale)
+    return nn.BatchNorm2D(channels, momentum=momentum, weight_attr=scale)

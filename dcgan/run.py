@@ -129,7 +129,7 @@ def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv
     loader = BatchLoader(data.images, config.batch_size * config.d_steps, config.seed, config.flip)
     model = DCGAN(config)
     state = _restore(model, resume, config, data) if resume else {}
-    last_step = final_step(config, len(loader))
+    model.last_step = last_step = final_step(config, len(loader))
     folder = _folder_for(config, resume).own()
     try:
         if model.global_step >= last_step:

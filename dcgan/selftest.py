@@ -24,7 +24,7 @@ from .config import TrainConfig
 from .errors import ProjectError
 from .files import write_json
 
-# Small enough for seconds, with everything that a run can hold: averaging, noise, mirroring, several epochs.
+# Small enough for seconds, with everything that a run can hold: averaging, all that is drawn, rates that change.
 SETTINGS = TrainConfig(
     data="cartoon:160",
     flip=True,
@@ -34,6 +34,9 @@ SETTINGS = TrainConfig(
     batch_size=16,
     epochs=4,
     ema=0.99,
+    lr_warmup=5,
+    lr_decay=0.5,
+    diffaugment="color,translation,cutout",
     instance_noise=0.1,
     noise_steps=30,
     device="cpu",

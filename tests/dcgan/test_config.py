@@ -32,7 +32,8 @@ def test_defaults_are_those_of_the_tutorials_code():
 
 
 def test_every_setting_has_a_group_and_a_help_text():
-    assert {f.metadata["group"] for f in FIELDS.values()} == {"data", "model", "optimisation", "output"}
+    groups = {"data", "model", "optimisation", "regularisation", "output"}
+    assert {f.metadata["group"] for f in FIELDS.values()} == groups
     assert all(len(f.metadata["help"]) > 8 for f in FIELDS.values())
     assert all(f.default in f.metadata["choices"] for f in FIELDS.values() if f.metadata["choices"])
 
@@ -73,6 +74,19 @@ def test_learning_rate_is_finite(value):
 def test_unknown_choice_lists_the_choices(name):
     with pytest.raises(ValueError, match=f"{name} must be one of .*{FIELDS[name].metadata['choices'][-1]}.*'wgan'"):
         dataclasses.replace(TrainConfig(), **{name: "wgan"}).validate()
+
+
+@pytest.mark.parametrize("policy", ["colour", "color,color", "color, cutout", ",", "color,"])
+def test_diffaugment_is_a_list_of_its_transforms(policy):
+    with pytest.raises(ValueError, match="diffaugment must be some of color,translation,cutout, received '"):
+        TrainConfig(diffaugment=policy).validate()
+    TrainConfig(diffaugment="cutout,color").validate()
+
+
+@pytest.mark.parametrize("loss", ["hinge", "lsgan"])
+def test_label_smoothing_belongs_to_bce(loss):
+    with pytest.raises(ValueError, match=f"label_smoothing belongs to the loss bce, received the loss {loss}"):
+        TrainConfig(label_smoothing=0.1, loss=loss).validate()
 
 
 @pytest.mark.parametrize("size", [-64, 0, 1, 8, 48, 63, 65, 512])
@@ -215,6 +229,20 @@ def test_every_setting_either_may_change_or_stops_a_resume():
         other = not field.default if isinstance(field.default, bool) else field.default * 2 + type(field.default)(1)
         lines = differences(TrainConfig(), dataclasses.replace(TrainConfig(), **{name: other}))
         assert lines == ([] if name in CHANGEABLE else [f"{name}: saved {field.default!r}, asked {other!r}"])
+
+
+def test_the_tutorial_preset_uses_no_lever_that_the_tutorial_does_not_have():
+    config = TrainConfig.from_mapping(preset("tutorial"))
+    assert (config.flip, config.loss, config.lr, config.lr_d, config.beta1, config.beta2) == (
+        *(False, "bce", 2e-4, 0.0),
+        *(0.5, 0.999),
+    )
+    assert (config.lr_warmup, config.lr_decay, config.batch_norm_momentum, config.batch_norm_reestimate) == (
+        *(0, 0.0),
+        *(0.8, False),
+    )
+    levers = {name: getattr(config, name) for name, f in FIELDS.items() if f.metadata["group"] == "regularisation"}
+    assert not any(value for name, value in levers.items() if name != "noise_steps")
 
 
 def test_architecture_data_and_loss_may_not_change():

@@ -223,16 +223,9 @@ def test_statistics_of_the_average_generator_are_those_of_its_own_weights(model,
     assert model.network.bn_1._momentum == model.generator.bn_1._momentum and not model.network.training
 
 
-def test_instance_noise_fades_and_repeats_from_the_seed(tiny_config, pictures):
+def test_instance_noise_repeats_from_the_seed(tiny_config, pictures):
     import dataclasses
 
-    from dcgan.augment import InstanceNoise
-
-    noise = InstanceNoise(0.5, 10)
-    images = paddle.zeros([4, 3, 64, 64])
-    assert float(noise(images, 0).std()) == pytest.approx(0.5, rel=0.02)
-    assert float(noise(images, 5).std()) == pytest.approx(0.25, rel=0.02)
-    assert noise(images, 10) is images
     config = dataclasses.replace(tiny_config, instance_noise=0.5, noise_steps=100)
     one, same, bare = DCGAN(config), DCGAN(config), DCGAN(tiny_config)
     for model in (one, same, bare):

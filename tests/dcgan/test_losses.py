@@ -97,6 +97,24 @@ def test_a_certain_discriminator_gives_no_nan_and_still_teaches(name, extreme):
     assert (z.grad.numpy() < -0.2).all()
 
 
+def test_smoothed_labels_are_paddles_own_cross_entropy_with_one_side_below_one():
+    real, fake = tensor(logits(3, 30.0)), tensor(logits(4, 30.0))
+    own = paddle.nn.functional.binary_cross_entropy_with_logits
+    expected = own(real, paddle.full_like(real, 0.9)) + own(fake, paddle.zeros_like(fake))
+    smoothed = objective("bce", 0.1)
+    loss = smoothed.discriminator(real, fake)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    loss.backward()
+    assert np.allclose(real.grad.numpy(), (sigmoid(real.numpy()) - 0.9) / real.size, atol=1e-8)
+    assert smoothed.generator is objective("bce").generator and objective("bce", 0.0) is objective("bce")
+
+
+@pytest.mark.parametrize("name", ["hinge", "lsgan"])
+def test_label_smoothing_of_a_loss_without_labels_is_refused(name):
+    with pytest.raises(ValueError, match=f"label_smoothing belongs to the loss bce, received 0.1 with '{name}'"):
+        objective(name, 0.1)
+
+
 def test_undecided_discriminator_pays_twice_log_two():
     zero = tensor(np.zeros((5, 1, 1, 1)))
     assert float(objective("bce").discriminator(zero, zero)) == pytest.approx(2 * math.log(2), rel=1e-6)

@@ -1,0 +1,152 @@
+"""Each lever of a `TrainConfig` reaches the training step, and a run that uses them resumes to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import paddle
+import pytest
+
+from dcgan import DCGAN
+from dcgan.augment import Chain, DiffAugment, InstanceNoise
+from dcgan.data.loader import BatchLoader
+from dcgan.engine import optimizer_tensors, tensors_of
+
+# Each with whatever makes it count in so short a run.
+LEVERS = {
+    "diffaugment": {"diffaugment": "color,translation,cutout"},
+    "diffaugment and noise": {"diffaugment": "translation", "instance_noise": 0.3, "noise_steps": 5},
+    "label smoothing": {"label_smoothing": 0.1},
+    "two rates": {"lr_d": 1e-3},
+    "warm-up and decay": {"lr_warmup": 3, "lr_decay": 0.5},
+    "momentum": {"batch_norm_momentum": 0.9},
+    "measured statistics": {"ema": 0.0, "batch_norm_reestimate": True},
+}
+
+
+@pytest.fixture
+def build(tiny_config):
+    """build(**settings) -> DCGAN of these settings, to be trained for six iterations."""
+
+    def built(**settings):
+        model = DCGAN(dataclasses.replace(tiny_config, **settings))
+        model.last_step = 6
+        return model
+
+    return built
+
+
+def everything(model):
+    """All that a run is made of, as arrays by name."""
+    found = {"picture": model.generate(0)}
+    for name, network in model._networks().items():
+        found.update({f"{name}/{k}": v for k, v in tensors_of(network).items()})
+    for name, optimizer in model._optimizers().items():
+        found.update({f"{name}!{k}": v for k, v in optimizer_tensors(optimizer, getattr(model, name)).items()})
+    return found
+
+
+def changed(a, b):
+    assert a.keys() == b.keys()
+    return [name for name in a if a[name].tobytes() != b[name].tobytes()]
+
+
+def trained(model, pictures, epochs=1):
+    model.fit(BatchLoader(pictures, 8, seed=3), epochs=epochs, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("lever", LEVERS)
+def test_a_resumed_run_with_this_lever_ends_in_the_same_bits_and_the_lever_counts(build, pictures, tmp_path, lever):
+    settings = LEVERS[lever]
+    straight = everything(trained(build(**settings), pictures, epochs=2))
+    trained(build(**settings), pictures).save(tmp_path / "c")
+    second = build(**settings)
+    second.load(tmp_path / "c")
+    assert changed(straight, everything(trained(second, pictures))) == []
+    bare = everything(trained(build(ema=settings.get("ema", 0.9)), pictures, epochs=2))
+    assert changed(straight, bare)
+
+
+def test_two_rates_belong_to_their_networks(build):
+    model = build(lr=1e-4, lr_d=4e-4)
+    assert model.generator_optimizer.get_lr() == 1e-4 and model.discriminator_optimizer.get_lr() == 4e-4
+    model = build(lr=1e-4)
+    assert model.generator_optimizer.get_lr() == model.discriminator_optimizer.get_lr() == 1e-4
+
+
+def test_decaying_rates_are_those_of_the_step_and_keep_their_ratio(build, pictures):
+    model = build(lr=1e-3, lr_d=2e-3, lr_decay=1.0)
+    seen = []
+
+    class Look(paddle.callbacks.Callback):
+        def on_train_batch_end(self, step, logs=None):
+            both = model.generator_optimizer, model.discriminator_optimizer
+            # as the optimizer's kernels read it, not as get_lr() says it is
+            seen.append([float(optimizer._global_learning_rate()) for optimizer in both])
+
+    model.fit(BatchLoader(pictures, 8), epochs=2, verbose=0, callbacks=[Look()])
+    expected = [[1e-3 * (6 - step) / 6, 2e-3 * (6 - step) / 6] for step in range(6)]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
+def test_with_adam_a_first_step_moves_weights_by_the_learning_rate(build, pictures):
+    model = build(lr=1e-3, lr_d=3e-3, lr_warmup=4)
+    before = tensors_of(model.generator)["conv_1.weight"], tensors_of(model.discriminator)["conv_1.weight"]
+    model.train_batch([pictures[:8].astype(np.float32) / 127.5 - 1])
+    after = tensors_of(model.generator)["conv_1.weight"], tensors_of(model.discriminator)["conv_1.weight"]
+    moves = [np.median(np.abs(b - a)) for a, b in zip(before, after)]
+    np.testing.assert_allclose(moves, [0.25e-3, 0.75e-3], rtol=0.01)
+
+
+def test_momentum_is_the_share_that_both_networks_keep(build, pictures):
+    model = build(batch_norm_momentum=0.5)
+    layers = [layer for net in (model.generator, model.discriminator) for layer in net.sublayers()]
+    kept = [layer._momentum for layer in layers if isinstance(layer, paddle.nn.BatchNorm2D)]
+    assert len(kept) == 3 and set(kept) == {0.5}
+
+
+def test_augmentation_and_noise_are_chained_in_this_order(build):
+    model = build(diffaugment="cutout,color", instance_noise=0.1)
+    assert model.augment == Chain((DiffAugment(("cutout", "color")), InstanceNoise(0.1, 1000)))
+    assert build().augment is None and build().schedule is None
+
+
+def test_real_pictures_fakes_and_the_generators_fakes_are_augmented_with_draws_of_their_own(build, monkeypatch):
+    model = build(diffaugment="color")
+    seen = []
+    model.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+    monkeypatch.setattr(model, "_fakes", lambda count: paddle.zeros([count, 3, 16, 16]))
+    model.train_batch([np.zeros([8, 3, 16, 16], np.float32)])
+    assert len(seen) == 3
+    levels = np.concatenate([batch[:, 0, 0, 0] for batch in seen])  # a grey picture shows its brightness
+    assert len(np.unique(levels)) == 24
+
+
+def test_gradient_of_the_generator_goes_through_the_augmentation(build):
+    """Cutout leaves no gradient where it cut, and what is left is a gradient at the picture."""
+    model = build(diffaugment="cutout")
+    fake = paddle.zeros([8, 3, 16, 16])
+    fake.stop_gradient = False
+    shown = []
+    model.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    model.generator_step(fake + 1.0)
+    cut = shown[0].numpy() == 0
+    assert 0.05 < cut.mean() < 0.3
+    assert (fake.grad.numpy()[cut] == 0).all() and (fake.grad.numpy()[~cut] != 0).mean() > 0.9
+
+
+def test_measured_statistics_of_the_live_generator_are_those_of_its_own_weights(build, pictures):
+    model = trained(build(ema=0.0, batch_norm_reestimate=True), pictures)
+    own = model.generator.bn_1._mean.numpy()
+    model.generate(0)
+    z = paddle.to_tensor(model._latents(range(256)).reshape([256, -1, 1, 1]))
+    with paddle.no_grad():
+        expected = model.generator.conv_1(z).numpy().astype(np.float64).mean(axis=(0, 2, 3))
+    np.testing.assert_allclose(model.generator.bn_1._mean.numpy(), expected, rtol=1e-4, atol=1e-7)
+    assert not np.allclose(own, expected, rtol=1e-3)
+    bare = trained(build(ema=0.0), pictures)
+    kept = bare.generator.bn_1._mean.numpy()
+    bare.generate(0)
+    assert np.array_equal(kept, bare.generator.bn_1._mean.numpy())
