@@ -10,6 +10,7 @@ from deploy.latents import permutation
 
 KERNEL_BLOCK, KERNEL_BLOCKS = 1000, 20
 NEIGHBOUR = 3  # the radius of a point is the distance to its third neighbour (Kynkaanniemi et al. 2019, sec. 3)
+_LARGEST = 1e30  # beyond, products of products overflow even in double precision
 _CHUNK = 1000  # rows of a distance matrix that are in memory at once
 
 
@@ -20,12 +21,12 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     Raises ValueError for sets that do not fit or hold NaN or infinity.
     """
     a, b = _checked(a, b)
-    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(np.atleast_2d(covariance_a))
+    covariance_a, covariance_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
+    values, vectors = np.linalg.eigh(covariance_a)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ covariance_b @ root), 0, None)).sum()
     means = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
-    return float(means + np.trace(np.atleast_2d(covariance_a)) + np.trace(np.atleast_2d(covariance_b)) - 2 * cross)
+    return float(means + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross)
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -88,7 +89,10 @@ def _checked(a: np.ndarray, b: np.ndarray, least: int = 2) -> tuple[np.ndarray, 
             f"received {list(a.shape)} and {list(b.shape)}"
         )
     for name, features in (("first", a), ("second", b)):
-        wrong = int((~np.isfinite(features)).any(axis=1).sum())
+        wrong = int((~(np.abs(features) < _LARGEST)).any(axis=1).sum())
         if wrong:
-            raise ValueError(f"{wrong} of {len(features)} pictures of the {name} set have features that are not finite")
+            raise ValueError(
+                f"{wrong} of {len(features)} pictures of the {name} set have features that are not finite or beyond "
+                f"{_LARGEST:g}"
+            )
     return a, b
