@@ -120,6 +120,7 @@ class TrainConfig:
     evaluate_every: int = _setting(
         500, "output", "iterations between two measurements of the pictures (sliced Wasserstein distance); 0: none"
     )
+    visualdl: bool = _setting(False, "output", "also write scalars, grids and graphs for VisualDL, Paddle's dashboard")
     on_collapse: str = _setting(
         "warn",
         "output",
@@ -183,7 +184,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Settings that may differ between a checkpoint and the run that continues it.
 CHANGEABLE = frozenset(
     "epochs steps device amp amp_dtype cpu_kernels workers out log_every sample_every checkpoint_every keep "
-    "evaluate_every on_collapse".split()
+    "evaluate_every visualdl on_collapse".split()
 )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -443,8 +444,11 @@ class Scalar(paddle.metric.Metric):
         return LazyNumber(self._model.scalars[self._scalar_name])
 
 
-class LazyNumber:
-    """A number on the device; float(), round() and formatting fetch it, which waits for the device."""
+class LazyNumber(numbers.Number):
+    """A number on the device; float() and formatting fetch it, which waits for the device.
+
+    A Number, because paddle.callbacks.VisualDL passes over whatever is none.
+    """
 
     def __init__(self, tensor: paddle.Tensor):
         self._tensor = tensor

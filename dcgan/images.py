@@ -10,6 +10,9 @@ import numpy as np
 
 from .files import PathLike, atomic_write
 
+TITLE_HEIGHT = 28  # pixels of the strip above a titled picture
+GAP = 2  # white pixels between the pictures of a grid
+
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """uint8 pictures of the same shape from floats in [-1, 1]: -1 -> 0, 1 -> 255, rounded to the nearest level."""
@@ -21,7 +24,7 @@ def to_float(images_uint8: np.ndarray) -> np.ndarray:
     return images_uint8.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1.0)
 
 
-def grid(images_uint8: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+def grid(images_uint8: np.ndarray, columns: int | None = None, gap: int = GAP) -> np.ndarray:
     """One picture of N: uint8 [3, H', W'] from uint8 [N, 3, H, W], row by row, white gaps of `gap` pixels.
 
     Without `columns` the grid is as square as N allows (100 pictures: 10 x 10). One-channel pictures become grey RGB.
@@ -41,11 +44,11 @@ def grid(images_uint8: np.ndarray, columns: int | None = None, gap: int = 2) -> 
 def with_title(image_uint8: np.ndarray, title: str) -> np.ndarray:
     """The picture uint8 [3, H, W] below a white strip with `title` in black; the text shrinks until it fits."""
     _, height, width = image_uint8.shape
-    strip_height, font = 28, cv2.FONT_HERSHEY_SIMPLEX
-    strip = np.full((strip_height, width, 3), 255, np.uint8)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    strip = np.full((TITLE_HEIGHT, width, 3), 255, np.uint8)
     (text_width, text_height), _ = cv2.getTextSize(title, font, 1.0, 1)
     scale = min(0.55, (width - 8) / max(text_width, 1))
-    origin = (4, int((strip_height + text_height * scale) / 2))
+    origin = (4, int((TITLE_HEIGHT + text_height * scale) / 2))
     cv2.putText(strip, title, origin, font, scale, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([strip.transpose(2, 0, 1), image_uint8], axis=1)
 

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from deploy.latents import key
 
-from . import checkpoint
+from . import checkpoint, dashboard
 from .callbacks import (
     CheckpointSaver,
     History,
@@ -36,6 +36,7 @@ from .callbacks import (
     ProgressLine,
     QualityMeter,
     Recorder,
+    ReportWriter,
     SampleGrid,
     SignalStop,
     StopAt,
@@ -53,6 +54,7 @@ from .files import PathLike, atomic_write, write_json
 from .images import grid, write_png
 from .model import DCGAN
 from .networks import network_sizes, parameter_count
+from .records import run_folders
 
 log = logging.getLogger(__name__)
 
@@ -109,14 +111,6 @@ class RunFolder:
         return self
 
 
-def run_folders(root: PathLike) -> list[Path]:
-    """Run folders under `root`, oldest first."""
-    root = Path(root)
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and re.match(r"\d{5}-", path.name))
-
-
 def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv: list[str] | None = None) -> Result:
     """Train as `config` says and return how it ended; everything it made is in the run folder.
 
@@ -125,6 +119,8 @@ def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv
     does not raise: the run is saved and the result names it.
     """
     config.validate()
+    if config.visualdl:
+        dashboard.check_installed()
     data = packed_data(config)
     loader = BatchLoader(data.images, config.batch_size * config.d_steps, config.seed, config.flip)
     model = DCGAN(config)
@@ -206,6 +202,7 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
         }
 
     stopper = SignalStop()
+    reporter = ReportWriter(config.sample_every, folder.path, history.records)
     epochs = math.ceil(last_step / len(loader))
     sinks = [watchdog, history, ProgressLine(epochs, last_step), watchdog.act]
     callbacks = [
@@ -217,10 +214,18 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
         LossPlot(config.sample_every, history.records, folder.loss_plot),
         CheckpointSaver(config.checkpoint_every, folder.checkpoints, config.keep, extra),
         ParamsSaver(folder.params),
+        reporter,
         StopAt(last_step),
     ]
+    if config.visualdl:
+        board = dashboard.Dashboard(config.sample_every, last_step, folder.path)
+        sinks.insert(-1, board.scalars)
+        callbacks.append(board)
     try:
         model.fit(loader, epochs=epochs - model.epoch, verbose=0, callbacks=callbacks)
+    except TrainingError:
+        reporter.write()  # on_train_end was not reached, and the report says what went wrong
+        raise
     finally:
         stopper.restore()
     return stopper

@@ -1,0 +1,37 @@
+"""A run folder read without Paddle: which runs there are, and the records in their `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .files import PathLike
+
+Record = dict[str, Any]
+
+
+def run_folders(root: PathLike) -> list[Path]:
+    """Run folders under `root`, oldest first."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and re.match(r"\d{5}-", path.name))
+
+
+def read_records(path: PathLike) -> list[Record]:
+    """The records in a `metrics.jsonl`; lines that are none, as a killed process leaves one, are passed over."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
+        return [record for record in map(_record, lines) if record is not None]
+
+
+def _record(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None

@@ -1,0 +1,57 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcgan.errors import ProjectError
+from tools import report
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "report.py"
+
+
+@pytest.fixture
+def runs(work_folder):
+    folders = [work_folder / "work" / "train" / f"0000{i}-faces" for i in range(2)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss_d": 0.5}) + "\n")
+    return folders
+
+
+def test_without_arguments_the_newest_run_gets_its_report(runs, capsys):
+    assert report.main([]) == 0
+    assert capsys.readouterr().out.strip().endswith("00001-faces/report.html")
+    assert (runs[1] / "report.html").is_file() and not (runs[0] / "report.html").exists()
+
+
+def test_compare_writes_one_page_of_all(runs, work_folder, capsys):
+    assert report.main(["--compare", *map(str, runs)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == Path("work/compare.html")
+    page = (work_folder / "work" / "compare.html").read_text("utf-8")
+    assert all(folder.name in page for folder in runs)
+
+
+def test_open_shows_the_page_and_says_so_where_there_is_no_browser(runs, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(report.webbrowser, "open", lambda address: bool(shown.append(address)))
+    assert report.main([str(runs[0]), "--open"]) == 0
+    assert shown == [(runs[0] / "report.html").resolve().as_uri()]
+    assert "no browser found" in capsys.readouterr().err
+
+
+def test_a_folder_without_runs_is_an_error(work_folder):
+    with pytest.raises(ProjectError, match="no run at work/train"):
+        report.main([])
+
+
+def test_the_tool_runs_from_another_folder_without_importing_paddle(runs, tmp_path):
+    probe = f"import runpy, sys; sys.argv = ['report.py', {str(runs[0])!r}]\n" + (
+        f"try: runpy.run_path({str(TOOL)!r}, run_name='__main__')\n"
+        "except SystemExit as ended: print(ended.code, 'paddle' in sys.modules)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert answer.stdout.splitlines()[-1] == "0 False", answer.stderr

@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Write a run's report anew, or one page that shows several runs side by side. Training writes `report.html` itself."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import webbrowser
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dcgan.report import find_run, write_comparison, write_report
+from tools.console import add_log_level, run, start_logging
+
+EXAMPLES = """examples:
+  python tools/report.py --open                            the newest run under work/train, in the browser
+  python tools/report.py work/train/00003-cartoon
+  python tools/report.py --compare work/train/00000-cartoon work/train/00001-cartoon --open
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument(
+        "run",
+        nargs="?",
+        type=Path,
+        default=Path("work/train"),
+        metavar="RUN",
+        help="a run folder, or a folder of runs: its newest (default: work/train)",
+    )
+    flags.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="one page of these runs instead")
+    flags.add_argument(
+        "--out",
+        type=Path,
+        default=Path("work/compare.html"),
+        metavar="FILE",
+        help="where the page of --compare goes; that of one run lies in its folder (default: work/compare.html)",
+    )
+    flags.add_argument("--open", action="store_true", help="show the page in the browser")
+    add_log_level(flags)
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the path of the page as the last line."""
+    arguments = parser().parse_args(argv)
+    start_logging(arguments.log_level)
+    if arguments.compare:
+        path = write_comparison([find_run(folder) for folder in arguments.compare], arguments.out)
+    else:
+        path = write_report(find_run(arguments.run))
+    print(path)
+    if arguments.open and not webbrowser.open(path.resolve().as_uri()):
+        print("no browser found here: open that file yourself", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
