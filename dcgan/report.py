@@ -84,7 +84,7 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
     return {
         "name": folder.resolve().name,
         "written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "latest": {name: _number(value) for name, value in records[-1].items()} if records else {},
+        "latest": {name: _number(value) for record in records[-100:] for name, value in record.items()},
         "trained_seconds": _trained_seconds(records),
         "curves": _curves(records),
         "events": _events(records),

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Arguments, checked and complete: `seeds` is a Seeds, `out` a Path."""
     parser = argparse.ArgumentParser(
-        prog="infer.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to make")
     what.add_argument("--n", type=_whole(1), metavar="N", help="number of pictures (default: 100)")

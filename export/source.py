@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from dcgan.commands import command
 from dcgan.config import read_config
 from dcgan.errors import CheckpointError
 from dcgan.files import PathLike
@@ -65,7 +66,7 @@ def load_source(path: PathLike | None = None, names: Iterable[str] = ("generator
     """
     path = RUNS if path is None else Path(path)
     if not path.exists():
-        raise CheckpointError(f"there is nothing to export at {path}. Train first: python tools/train.py")
+        raise CheckpointError(f"there is nothing to export at {path}. Train first: {command('train')}")
     groups, checkpoint, config = _read_params_file(path) if path.is_file() else _read_newest(path)
     generator = next(name for name in ("generator.params", "generator_ema", "generator") if name in groups)
     widths = _widths(groups[generator], transposed=True)

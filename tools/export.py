@@ -11,6 +11,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from dcgan.commands import command
 from tools.console import add_log_level, run, start_logging
 
 EXAMPLES = """examples:
@@ -120,9 +121,14 @@ def report(manifest: dict, out: pathlib.Path, seconds: float) -> str:
     lines += ["", f"{out}, in {seconds:.1f} s:"]
     lines += [f"  {name}  {entry['bytes'] / 1e6:.2f} MB" for name, entry in manifest["files"].items()]
     if kinds:
-        lines.append(f"next: python deploy/infer.py --n 100{backend}{place}")
+        lines.append(f"next: {command('infer')} --n 100{backend}{place}")
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The installed command."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -86,5 +86,10 @@ def summary(packed: PackedData) -> dict:
     }
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The installed command."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -59,5 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The installed command."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

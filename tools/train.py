@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcgan.commands import command
 from dcgan.config import PRESETS, TrainConfig, preset, read_config
 from dcgan.errors import ProjectError
 from tools.console import add_log_level, run, start_logging
@@ -140,11 +141,18 @@ def _report(result: Any) -> int:
             file=sys.stderr,
         )
         return 128 + result.signal
-    next_command = f"python tools/export.py --format onnx --checkpoint {shlex.quote(str(result.folder))}"
+    folder = shlex.quote(str(result.folder))
+    next_command = f"{command('export')} --format onnx --checkpoint {folder}"
+    print(f"report: {result.folder / 'report.html'}", file=sys.stderr)
     print(f"done: {result.global_step} iterations. Next: {next_command}", file=sys.stderr)
     print(result.folder)
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The installed command."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()
