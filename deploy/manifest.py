@@ -20,7 +20,7 @@ FORMAT = 1
 FILE_NAME = "manifest.json"
 NETWORKS = ("generator", "discriminator")
 KINDS = {"onnx": 1, "paddle": 2}  # runtime family -> files per model (Paddle: the program, then its parameters)
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16-weights", "fp16")  # best first; fp16-weights: stored as float16, computed with as float32
 OUTPUT_DTYPES = ("float32", "float16", "uint8")
 SEED_SENTENCE = (
     "Value i of the latent of a seed is the inverse normal distribution (AS 241) of (b + 1/2) / 2^32, where b are the "
@@ -94,7 +94,7 @@ class Manifest:
         return Signature("image", image, "logit", (1,), model.output_dtype)
 
     def find(self, network: str, kind: str) -> ModelEntry | None:
-        """The model of `network` for runtime family `kind` whose output is a float, fp32 before fp16, or None."""
+        """The model of `network` for runtime family `kind` whose output is a float, the most precise, or None."""
         found = [m for m in self.models if (m.network, m.kind) == (network, kind) and m.output_dtype != "uint8"]
         return min(found, key=lambda m: PRECISIONS.index(m.precision), default=None)
 
@@ -127,7 +127,7 @@ def write_manifest(folder: PathLike, manifest: Manifest) -> None:
 
     Raises ValueError for values that are not JSON, NaN and infinity among them.
     """
-    text = json.dumps(_to_json(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(to_json(manifest), indent=2, ensure_ascii=False, allow_nan=False)
     _from_json(json.loads(text))
     with atomic_write(Path(folder) / FILE_NAME) as stream:
         stream.write(text.encode() + b"\n")
@@ -166,7 +166,8 @@ def verify_files(folder: PathLike, manifest: Manifest) -> None:
         read_verified(folder, manifest, name)
 
 
-def _to_json(manifest: Manifest) -> dict[str, Any]:
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    """The content of `manifest.json`."""
     size = manifest.image_size
     models = []
     for m in manifest.models:

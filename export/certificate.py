@@ -87,6 +87,7 @@ def _file_problems(exported: Exported, model: ModelEntry) -> list[str]:
     """How the numbers in the files differ from the network's."""
     layer, operators = exported.trained.layer, exported.operators
     if model.kind == "onnx":
-        return structure.onnx_problems(onnx.load(exported.folder / model.files[0]), operators, layer)
+        written = onnx.load(exported.folder / model.files[0])
+        return structure.onnx_problems(written, operators, layer, model.precision)
     weights = static_graph.read_weights(exported.folder / exported.trained.name, layer)
     return structure.program_problems(weights, operators, layer)

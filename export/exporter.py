@@ -27,9 +27,9 @@ from dcgan.files import PathLike, atomic_write
 from dcgan.images import to_uint8
 from dcgan.params import write_params
 from deploy.latents import latents
-from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
+from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
 
-from . import onnx_graph, parity, static_graph
+from . import onnx_graph, parity, static_graph, web
 from .batchnorm import BATCHES, Calibration, recalibrate
 from .certificate import Exported, certify
 from .converter import check_opset, convert
@@ -38,17 +38,17 @@ from .source import Source, Trained, load_source
 
 log = logging.getLogger(__name__)
 
-OUT = Path("work/export")
+OUT, OUT_WEB = Path("work/export"), Path("work/web")
 OPSET = 17  # with file format (IR) 8: read by every onnxruntime since 1.12 (2022)
 _REFERENCE_FILE, _REFERENCE_SEEDS = "reference.npz", range(10)
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What to export. `formats` holds "paddle", "onnx" or both; `networks` "generator", "discriminator" or both.
+    """What to export. `formats` holds "paddle", "onnx" or both, or "web" alone; `networks` "generator" or more.
 
     `calibrate` - batches of 64 latents over which BatchNorm is measured anew; 0: as training left it.  `uint8` - a
-    second ONNX generator that draws uint8.  `bisect` - on a breach, name the first layer that differs.
+    second ONNX generator that draws uint8.  `single_file` - the web page as one HTML too.  `bisect` - on a breach, name the first layer that differs.
     `device` - where parity is measured; the files are the same.
     """
 
@@ -59,11 +59,27 @@ class Wish:
     opset: int = OPSET
     calibrate: int = BATCHES
     uint8: bool = False
+    single_file: bool = False
     bisect: bool = False
     device: str = "cpu"
 
+    @property
+    def stored_precision(self) -> str:
+        """What the manifest calls the precision of the models: those of the web page hold their weights as float16."""
+        return "fp16-weights" if "web" in self.formats else self.precision
+
     def check(self) -> None:
         """Raise ValueError for wishes that exclude each other."""
+        is_web = tuple(self.formats) == ("web",)
+        if is_web and (self.precision != "fp32" or self.uint8 or tuple(self.networks) != ("generator",)):
+            raise ValueError(
+                "the web page draws with the generator alone, in float32. Use --format web without --precision, --uint8 "
+                "and --network, or --format onnx."
+            )
+        if "web" in self.formats and not is_web:
+            raise ValueError("the web page is a folder of its own. Use --format web alone.")
+        if self.single_file and not is_web:
+            raise ValueError("a single file is a form of the web page. Use --format web.")
         if self.precision == "fp16" and tuple(self.formats) != ("onnx",):
             raise ValueError(
                 "fp16 is for ONNX: Paddle's CPU kernels compute float32, and on a GPU Paddle Inference converts a "
@@ -89,12 +105,14 @@ def export(out: PathLike = OUT, wish: Wish = Wish()) -> Manifest:
         models: list[ModelEntry] = []
         for trained in source.networks.values():
             exported = _write_network(trained, folder, wish, source.checkpoint)
-            certify(exported, report, wish.precision, device, wish.bisect)
+            certify(exported, report, wish.stored_precision, device, wish.bisect)
             models += exported.models
         if not report.passed:
             log.error("%s", parity.table(report.rows))
         report.raise_if_failed()
         manifest = _manifest(folder, wish, source, models, calibration, report, device)
+        if wish.single_file:
+            manifest = _with_single_file(folder, manifest)
         write_manifest(folder, manifest)
     return manifest
 
@@ -137,7 +155,7 @@ def _write_network(trained: Trained, folder: Path, wish: Wish, checkpoint: Mappi
     operators = static_graph.read_operators(prefix, trained.layer)
     program = static_graph.program_files(prefix)
     models = []
-    if "onnx" in wish.formats:
+    if "onnx" in wish.formats or "web" in wish.formats:
         facts = _facts(trained, wish, checkpoint)
         converted = convert(prefix, wish.opset, operators)
         model = onnx_graph.clean(converted, static_graph.parameter_names(trained.layer), trained.signature, facts)
@@ -153,7 +171,9 @@ def _write_network(trained: Trained, folder: Path, wish: Wish, checkpoint: Mappi
 def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, wish: Wish) -> list[ModelEntry]:
     """Write the model in the precision asked for, and the same with uint8 pictures if asked for."""
     signature, stem = trained.signature, trained.name
-    if wish.precision == "fp16":
+    if wish.stored_precision == "fp16-weights":
+        model = onnx_graph.with_float16_weights(model, signature)
+    elif wish.precision == "fp16":
         model, stem = onnx_graph.with_float16(model, signature), f"{stem}-fp16"
     variants = {f"{stem}.onnx": (model, signature)}
     if wish.uint8 and trained.name == "generator":
@@ -164,7 +184,7 @@ def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, wish: Wi
         onnx_graph.check(variant, its)
         onnx_graph.write(variant, folder / name)
         versions = variant.opset_import[0].version, variant.ir_version
-        entries.append(ModelEntry(trained.name, "onnx", (name,), wish.precision, its.output_dtype, *versions))
+        entries.append(ModelEntry(trained.name, "onnx", (name,), wish.stored_precision, its.output_dtype, *versions))
     return entries
 
 
@@ -197,8 +217,11 @@ def _manifest(
     device: str,
 ) -> Manifest:
     names = [name for model in models for name in model.files]
+    if "web" in wish.formats:
+        names += web.write_page(folder, onnx.load(folder / web.MODEL_FILE))
     measured = {**report.to_json(), "device": device, "inputs": "seeds 0-99"}
-    measured["tolerances"] = {wish.precision: parity.TOLERANCES[wish.precision, device]._asdict()}
+    precision = wish.stored_precision
+    measured["tolerances"] = {precision: parity.TOLERANCES[precision, device]._asdict()}
     if "generator" in source.networks:
         measured["reference"] = _write_reference(folder, source.networks["generator"])
         names.append(_REFERENCE_FILE)
@@ -213,10 +236,18 @@ def _manifest(
             "python": platform.python_version(),
             **{library.__name__: library.__version__ for library in (paddle, onnx, onnxruntime, np)},
             "paddle2onnx": version("paddle2onnx"),
+            **({"onnxruntime-web": web.runtime_version()} if "web" in wish.formats else {}),
         },
         calibration=None if calibration is None else calibration._asdict(),
         parity=measured,
     )
+
+
+def _with_single_file(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the page as one file, and return the manifest with that file in it."""
+    with atomic_write(folder / web.SINGLE_FILE) as stream:
+        stream.write(web.single_file(folder, to_json(manifest)))
+    return replace(manifest, files={**manifest.files, **describe_files(folder, [web.SINGLE_FILE])})
 
 
 def _write_reference(folder: Path, trained: Trained) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The converter's ONNX made into one that a person can read: few nodes, good names, BatchNorm folded, facts attached.
 
-`clean` rebuilds the graph; `with_float16` and `with_uint8` derive variants; `check` is what every model must pass
+`clean` rebuilds the graph; `with_float16`, `with_float16_weights` and `with_uint8` derive variants; `check` is what every model must pass
 before it is written. Works with `onnx` alone and gives the same bytes every time.
 """
 
@@ -62,11 +62,7 @@ def with_float16(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProt
     Raises ExportError naming a weight that float16 cannot hold.
     """
     graph, first, last = _graph(model), signature.input_name, signature.output_name
-    arrays = {}
-    for name, array in graph.arrays.items():
-        if array.dtype == np.float32 and float(np.abs(array).max(initial=0.0)) > _FLOAT16_MAX:
-            raise ExportError(f"{name} holds numbers beyond {_FLOAT16_MAX:g}, the largest of float16. Use fp32.")
-        arrays[name] = array.astype(np.float16) if array.dtype == np.float32 else array
+    arrays = {n: _float16(n, array) if array.dtype == np.float32 else array for n, array in graph.arrays.items()}
     inner = [
         node._replace(
             inputs=[f"{first}.float16" if name == first else name for name in node.inputs],
@@ -77,6 +73,23 @@ def with_float16(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProt
     into = Node("Cast", "to_float16", [first], f"{first}.float16", {"to": TensorProto.FLOAT16})
     back = Node("Cast", "to_float32", [f"{last}.float16"], last, {"to": TensorProto.FLOAT})
     return _model(Graph([into, *inner, back], arrays), signature, _opset(model), _facts(model))
+
+
+def with_float16_weights(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
+    """The same model with the weights of its convolutions stored as float16: half the bytes, float32 arithmetic.
+
+    Each weight goes through a Cast, which a runtime computes once when it loads the model. Biases stay float32.
+    Raises ExportError naming a weight that float16 cannot hold.
+    """
+    graph = _graph(model)
+    weights = [node.inputs[1] for node in graph.nodes if node.kind in _CONVOLUTIONS]
+    arrays = {name: _float16(name, array) if name in weights else array for name, array in graph.arrays.items()}
+    casts = [
+        Node("Cast", f"to_float32_{name}", [name], f"{name}.float32", {"to": TensorProto.FLOAT}) for name in weights
+    ]
+    inner = [n._replace(inputs=[f"{i}.float32" if i in weights else i for i in n.inputs]) for n in graph.nodes]
+    facts = {**_facts(model), "precision": "fp16-weights"}
+    return _model(Graph([*casts, *inner], arrays), signature, _opset(model), facts)
 
 
 def with_uint8(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
@@ -108,7 +121,7 @@ def check(model: onnx.ModelProto, signature: Signature) -> None:
     values = {value.name: value for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]}
     problems += _interface_problems(values, model, signature)
     for node in model.graph.node:
-        for name in node.output:
+        for name in () if is_weight_cast(model, node) else node.output:
             shape = _shape(values[name]) if name in values else []
             if not shape or shape[0] != BATCH or not all(isinstance(n, int) and n > 0 for n in shape[1:]):
                 problems.append(f"{name} has shape {shape}, expected {BATCH} and whole numbers")
@@ -123,6 +136,13 @@ def check(model: onnx.ModelProto, signature: Signature) -> None:
         problems.append(str(error))
     if problems:
         raise ExportError(f"the ONNX model is not as it should be: {'; '.join(problems)}")
+
+
+def is_weight_cast(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether `node` only turns a stored float16 weight into the float32 that is computed with."""
+    if node.op_type != "Cast" or node.input[0] not in {initializer.name for initializer in model.graph.initializer}:
+        return False
+    return helper.get_attribute_value(node.attribute[0]) == TensorProto.FLOAT
 
 
 def write(model: onnx.ModelProto, path: PathLike) -> None:
@@ -260,6 +280,12 @@ def _graph(model: onnx.ModelProto) -> Graph:
         for n in model.graph.node
     ]
     return Graph(nodes, read_arrays(model))
+
+
+def _float16(name: str, array: np.ndarray) -> np.ndarray:
+    if float(np.abs(array).max(initial=0.0)) > _FLOAT16_MAX:
+        raise ExportError(f"{name} holds numbers beyond {_FLOAT16_MAX:g}, the largest of float16. Use fp32.")
+    return array.astype(np.float16)
 
 
 def _interface_problems(values: Mapping[str, Any], model: onnx.ModelProto, signature: Signature) -> list[str]:

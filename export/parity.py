@@ -44,6 +44,10 @@ TOLERANCES = {
     ("fp32", "gpu"): Tolerance(
         2e-4, 1, "cuDNN may choose Winograd or FFT, which round more; TF32, 100 times worse still, must be off."
     ),
+    ("fp16-weights", "cpu"): Tolerance(
+        1e-2, 2, "weights keep 11 bits, everything else is float32; 1e-3 is usual, more for strong contrasts."
+    ),
+    ("fp16-weights", "gpu"): Tolerance(1e-2, 2, "as on the CPU: rounding the weights outweighs everything else."),
     ("fp16", "cpu"): Tolerance(
         2e-2, 3, "weights and activations keep 11 bits; 1e-3 is usual, more for strong contrasts."
     ),

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 from paddle import nn
 
-from .onnx_graph import folded, read_arrays
+from .onnx_graph import folded, is_weight_cast, read_arrays
 from .static_graph import Operator
 
 # Paddle's operator -> ONNX's; a BatchNorm is part of the convolution before it.
@@ -46,12 +46,18 @@ def program_problems(weights: Mapping[str, np.ndarray], operators: Sequence[Oper
     return problems
 
 
-def onnx_problems(model: onnx.ModelProto, operators: Sequence[Operator], layer: nn.Layer) -> list[str]:
-    """How an ONNX model differs from `layer` and from the program it was made of; empty when it does not."""
+def onnx_problems(
+    model: onnx.ModelProto, operators: Sequence[Operator], layer: nn.Layer, precision: str = "fp32"
+) -> list[str]:
+    """How an ONNX model differs from `layer` and from the program it was made of; empty when it does not.
+
+    Args: precision - fp32, fp16 (every array rounded to float16) or fp16-weights (weights so, biases not).
+    """
     arrays = {n: a for n, a in read_arrays(model).items() if a.dtype.kind == "f" and n not in _FRAME_ARRAYS}
     expected = expected_arrays(operators, layer)
-    if any(array.dtype == np.float16 for array in arrays.values()):
-        expected = {name: array.astype(np.float16) for name, array in expected.items()}
+    for name, array in expected.items():
+        if precision == "fp16" or (precision == "fp16-weights" and name.endswith(".weight")):
+            expected[name] = array.astype(np.float16)
     return [*_array_problems(arrays, expected), *_node_problems(model, operators)]
 
 
@@ -88,7 +94,7 @@ def _array_problems(found: Mapping[str, np.ndarray], expected: Mapping[str, np.n
 
 
 def _node_problems(model: onnx.ModelProto, operators: Sequence[Operator]) -> list[str]:
-    nodes = [node for node in model.graph.node if _FRAME.get(node.name) != node.op_type]
+    nodes = [n for n in model.graph.node if _FRAME.get(n.name) != n.op_type and not is_weight_cast(model, n)]
     steps = [op for op in operators if op.kind != "batch_norm"]
     unknown = [op.kind for op in steps if op.kind not in _KINDS]
     if unknown:

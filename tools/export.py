@@ -19,12 +19,14 @@ EXAMPLES = """examples:
   python tools/export.py --format onnx
   # both formats, the discriminator too, from a run that you name
   python tools/export.py --format all --network both --checkpoint work/train/00000-cartoon
+  # a page for any browser -> work/web, and the same as one file that opens by double click
+  python tools/export.py --format web --single-file
   # torch-fidelity's form of a generator: z -> uint8 pictures
   python tools/export.py --format onnx --uint8
 
 exit codes: 0 exported and proven; 1 not, and the last export is untouched; 2 wrong usage
 """
-FORMATS = {"paddle": ("paddle",), "onnx": ("onnx",), "all": ("paddle", "onnx"), "params": ()}
+FORMATS = {"paddle": ("paddle",), "onnx": ("onnx",), "all": ("paddle", "onnx"), "web": ("web",), "params": ()}
 NETWORKS = {"generator": ("generator",), "discriminator": ("discriminator",), "both": ("generator", "discriminator")}
 
 
@@ -36,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
         "--format",
         choices=FORMATS,
         required=True,
-        help="paddle: generator.json + .pdiparams; onnx: generator.onnx; all: both; params: the tutorial's "
+        help="paddle: generator.json + .pdiparams; onnx: generator.onnx; all: both; web: a page that draws faces in "
+        "a browser, without a network; params: the tutorial's "
         "generator.params, beside whatever is exported",
     )
     flags.add_argument(
@@ -48,8 +51,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--out",
         type=pathlib.Path,
-        default=pathlib.Path("work/export"),
-        help="folder, replaced as a whole when all is well (default: work/export)",
+        help="folder, replaced as a whole when all is well (default: work/export); for web, work/web",
     )
     flags.add_argument("--network", choices=NETWORKS, default="generator", help="what to export (default: generator)")
     flags.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: ONNX only (default: fp32)")
@@ -62,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         help="re-estimate BatchNorm over N batches of 64 latents; 0: keep training's statistics (default: 8)",
     )
     flags.add_argument("--uint8", action="store_true", help="also write generator-uint8.onnx: z -> uint8 pictures")
+    flags.add_argument("--single-file", action="store_true", help="with --format web: also write playground.html")
     flags.add_argument("--bisect", action="store_true", help="on a breach, name the first layer that differs")
     flags.add_argument(
         "--device",
@@ -80,7 +83,9 @@ def main(argv: list[str] | None = None) -> int:
     from dcgan.quiet import import_paddle
 
     import_paddle()
-    from export.exporter import Wish, export, export_params
+    from export.exporter import OUT, OUT_WEB, Wish, export, export_params
+
+    out = args.out or (OUT_WEB if args.format == "web" else OUT)
 
     wish = Wish(
         checkpoint=args.checkpoint,
@@ -90,17 +95,18 @@ def main(argv: list[str] | None = None) -> int:
         opset=args.opset,
         calibrate=args.calibrate,
         uint8=args.uint8,
+        single_file=args.single_file,
         bisect=args.bisect,
         device=args.device,
     )
     if args.format == "params":
-        path = export_params(args.out, wish)
+        path = export_params(out, wish)
         print(json.dumps({"path": str(path)}) if args.json else path)
         return 0
     started = time.monotonic()
-    export(args.out, wish)
-    content = json.loads((args.out / "manifest.json").read_text("utf-8"))
-    print(json.dumps(content) if args.json else report(content, args.out, time.monotonic() - started))
+    export(out, wish)
+    content = json.loads((out / "manifest.json").read_text("utf-8"))
+    print(json.dumps(content) if args.json else report(content, out, time.monotonic() - started))
     return 0
 
 
@@ -120,7 +126,11 @@ def report(manifest: dict, out: pathlib.Path, seconds: float) -> str:
     )
     lines += ["", f"{out}, in {seconds:.1f} s:"]
     lines += [f"  {name}  {entry['bytes'] / 1e6:.2f} MB" for name, entry in manifest["files"].items()]
-    if kinds:
+    if "index.html" in manifest["files"]:
+        lines.append(f"next: python -m http.server --directory {shlex.quote(str(out))}, then open http://localhost:8000")
+        if "playground.html" in manifest["files"]:
+            lines.append(f"or open {out / 'playground.html'} by double click")
+    elif kinds:
         lines.append(f"next: {command('infer')} --n 100{backend}{place}")
     return "\n".join(lines)
 

@@ -1,0 +1,38 @@
+// The faces that somebody kept, in the browser's storage, or in memory where that is denied.
+
+/** Favourites of one model: another model would draw other faces at the same addresses. */
+export class Favourites {
+  #name;
+  #faces = [];
+  isStored = true;
+
+  constructor(modelId) {
+    this.#name = `dcgan-favourites-${modelId}`;
+    try {
+      const found = JSON.parse(localStorage.getItem(this.#name) ?? "[]");
+      this.#faces = found.filter((f) => typeof f?.face === "string" && Number.isFinite(f.wild));
+    } catch (error) {
+      this.isStored = error instanceof SyntaxError || error instanceof TypeError; // damaged, or denied
+    }
+  }
+
+  /** {face: address, wild: number}, oldest first. */
+  get all() {
+    return [...this.#faces];
+  }
+
+  has({ face, wild }) {
+    return this.#faces.some((f) => f.face === face && f.wild === wild);
+  }
+
+  /** Keep a face, or let go of one that is kept. */
+  toggle({ face, wild }) {
+    if (this.has({ face, wild })) this.#faces = this.#faces.filter((f) => f.face !== face || f.wild !== wild);
+    else this.#faces.push({ face, wild });
+    try {
+      localStorage.setItem(this.#name, JSON.stringify(this.#faces));
+    } catch {
+      this.isStored = false; // denied or full: they stay in memory
+    }
+  }
+}

@@ -1,0 +1,20 @@
+// Favourites: what somebody kept with the heart.
+
+import { Gallery } from "./gallery.js";
+import { text } from "./texts.js";
+
+export function setUpKept(page, favourites) {
+  const gallery = new Gallery(page, "kept", ({ face, wild }) => page.set({ face, wild }, true));
+  const forget = document.getElementById("forget");
+  forget.addEventListener("click", () => {
+    favourites.toggle(page.state);
+    page.refresh();
+  });
+  return (state) => {
+    const hints = [text(favourites.all.length ? "keptHint" : "keptNone")];
+    if (!favourites.isStored) hints.push(text("keptNotStored"));
+    document.getElementById("kept-hint").textContent = hints.join(" ");
+    forget.disabled = !favourites.has(state);
+    gallery.show(favourites.all);
+  };
+}

@@ -1,0 +1,64 @@
+// The large face: its picture, its name, and what can be done with it.
+
+import { addressOf, describe, latentOf } from "./face.js";
+import { MAX_SEED } from "./latents.js";
+import { paint, savePng } from "./picture.js";
+import { scaled } from "./space.js";
+import { text } from "./texts.js";
+
+const element = (id) => document.getElementById(id);
+
+/** Wire the large face. `favourites.toggle` is called through `onKeep`, so that who shows them hears of it. */
+export function setUpStage(page, favourites) {
+  const { model } = page;
+  let shown = "";
+
+  page.follow((state) => {
+    const { name, seed, changes } = describe(state.face);
+    const parts = [/^\d+$/.test(name) && Number(name) === seed ? text("seed", { seed }) : `${name} · ${text("seed", { seed })}`];
+    if (changes) parts.push(text("changes", { count: changes }));
+    element("caption").textContent = parts.join(" · ");
+    element("face").setAttribute("aria-label", text("face", { name: parts.join(", ") }));
+    element("wild").value = state.wild;
+    element("wild-value").textContent = state.wild.toFixed(2);
+    element("keep").setAttribute("aria-pressed", favourites.has(state));
+    const content = `${state.face} ${state.wild}`;
+    if (!page.engine || content === shown) return;
+    shown = content;
+    page.engine.draw("stage", [scaled(latentOf(state.face, model), state.wild)], (_, pixels) => {
+      paint(element("face"), pixels, model.size);
+    });
+  });
+
+  element("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const face = addressOf(element("word").value);
+    if (face) page.set({ face }, true);
+  });
+  element("random").addEventListener("click", () => {
+    page.set({ face: String(Math.floor(Math.random() * (MAX_SEED + 1))) }, true);
+  });
+  element("wild").addEventListener("input", (event) => page.set({ wild: Number(event.target.value) }));
+  element("keep").addEventListener("click", () => {
+    favourites.toggle(page.state);
+    page.refresh();
+  });
+  element("save").addEventListener("click", () => savePng(element("face"), fileName(page.state)));
+  element("share").addEventListener("click", () => share(page.link));
+}
+
+/** As deploy/infer.py names it where it draws the same picture, else with what was done to it. */
+function fileName({ face, wild }) {
+  const { name, seed, changes } = describe(face);
+  const isPlain = !changes && wild === 1 && name === String(seed);
+  return isPlain ? `seed-${name.padStart(6, "0")}.png` : `face-${face.replace(/[^\w.~-]/g, "")}-${wild}.png`.slice(-120);
+}
+
+async function share(link) {
+  try {
+    await navigator.clipboard.writeText(link);
+    element("status").textContent = text("shared");
+  } catch {
+    prompt(text("copyThis"), link); // the clipboard is denied, or the page is not served by https
+  }
+}

@@ -1,0 +1,163 @@
+// Every word that the page says, in English and Chinese.
+
+const TEXTS = {
+  en: {
+    title: "Faces from seeds",
+    other: "中文",
+    stage: "The face",
+    tools: "Ways to look",
+    loading: "Loading the model",
+    progress: "Loading the model: {done} of {total} MB",
+    starting: "Starting the network",
+    ask: "A word or a number",
+    askHint: "The same word is always the same face; a number is a seed, as for deploy/infer.py.",
+    draw: "Draw",
+    random: "Another face",
+    keep: "Keep as a favourite",
+    save: "Save as PNG",
+    share: "Copy the link to this view",
+    shared: "Link copied.",
+    copyThis: "The link to this view:",
+    wild: "Typical or wild",
+    typicalEnd: "typical",
+    wildEnd: "wild",
+    seed: "seed {seed}",
+    changes: "changed {count}×",
+    face: "Face {name}",
+    grid: "Many",
+    gridHint: "Each picture is a seed. Choose one to see its neighbours.",
+    gridBack: "Back",
+    gridMore: "More faces",
+    children: "Children",
+    childrenHint: "Relatives of the large face. Choose one, and its own children appear.",
+    far: "How different",
+    farSame: "twins",
+    farOther: "strangers",
+    brood: "Other children",
+    between: "Between two",
+    betweenHint: "Two faces and the way between them.",
+    first: "First face",
+    second: "Second face",
+    useThis: "Use the large face",
+    way: "On the way",
+    directions: "Directions",
+    directionsHint: "What the first layer of the network reacts to most. The small pictures show both ends.",
+    direction: "Direction {number}",
+    less: "direction {number}, towards minus",
+    more: "direction {number}, towards plus",
+    reset: "Back to the middle",
+    walk: "Walk",
+    walkHint: "From face to face without end. Pause where you like it.",
+    play: "Walk",
+    pause: "Pause",
+    pace: "Seconds from face to face",
+    kept: "Favourites",
+    keptHint: "Choose one to see it large, then its children.",
+    keptNone: "Nothing kept yet: ♥ keeps the large face in this browser.",
+    keptNotStored: "This browser does not let the page store anything: favourites last until the page is closed.",
+    forget: "Remove the large face",
+    facts: "Drawn in this browser by {run}{step}, {size} × {size} pixels.",
+    step: ", step {step}",
+    offline: "Nothing leaves this device.",
+    licence: "Licences",
+    close: "Close",
+    failures: {
+      missing: "A file of this page is missing: {detail}. Copy the whole folder, or export again with: python tools/export.py --format web",
+      damaged: "A file of this page is damaged or of another export: {detail}. Copy the whole folder, or export again with: python tools/export.py --format web",
+      unsupported: "This browser lacks what the page needs: {detail}. A current Chrome, Edge, Firefox or Safari has it.",
+      broken: "The network could not be run: {detail}",
+    },
+  },
+  zh: {
+    title: "种子生成的人脸",
+    other: "English",
+    stage: "人脸",
+    tools: "玩法",
+    loading: "正在加载模型",
+    progress: "正在加载模型：{done} / {total} MB",
+    starting: "正在启动网络",
+    ask: "输入一个词或数字",
+    askHint: "同一个词永远是同一张脸；数字就是种子，与 deploy/infer.py 相同。",
+    draw: "生成",
+    random: "换一张脸",
+    keep: "收藏",
+    save: "保存为 PNG",
+    share: "复制当前画面的链接",
+    shared: "链接已复制。",
+    copyThis: "当前画面的链接：",
+    wild: "典型还是奇特",
+    typicalEnd: "典型",
+    wildEnd: "奇特",
+    seed: "种子 {seed}",
+    changes: "变化 {count} 次",
+    face: "人脸 {name}",
+    grid: "群像",
+    gridHint: "每张图是一个种子。点一张，看它的近邻。",
+    gridBack: "上一页",
+    gridMore: "更多人脸",
+    children: "后代",
+    childrenHint: "大图的亲属。点一张，就出现它自己的后代。",
+    far: "差异大小",
+    farSame: "孪生",
+    farOther: "陌生人",
+    brood: "换一批",
+    between: "两者之间",
+    betweenHint: "两张脸，以及从一张到另一张的路。",
+    first: "第一张脸",
+    second: "第二张脸",
+    useThis: "用当前大图",
+    way: "位置",
+    directions: "方向",
+    directionsHint: "网络第一层最敏感的方向。两侧的小图是滑块两端的样子。",
+    direction: "方向 {number}",
+    less: "方向 {number}，负向",
+    more: "方向 {number}，正向",
+    reset: "全部归零",
+    walk: "漫步",
+    walkHint: "从一张脸走到下一张，没有尽头。喜欢就暂停。",
+    play: "开始",
+    pause: "暂停",
+    pace: "每张脸的秒数",
+    kept: "收藏",
+    keptHint: "点一张放大，再看它的后代。",
+    keptNone: "还没有收藏：点 ♥ 把大图收藏在这个浏览器里。",
+    keptNotStored: "浏览器不允许本页存储数据：收藏只保留到页面关闭为止。",
+    forget: "移除当前大图",
+    facts: "由 {run}{step} 在本浏览器中生成，{size} × {size} 像素。",
+    step: "（第 {step} 步）",
+    offline: "不会向外发送任何数据。",
+    licence: "许可证",
+    close: "关闭",
+    failures: {
+      missing: "缺少文件：{detail}。请复制整个文件夹，或重新导出：python tools/export.py --format web",
+      damaged: "文件损坏，或来自另一次导出：{detail}。请复制整个文件夹，或重新导出：python tools/export.py --format web",
+      unsupported: "这个浏览器缺少本页需要的功能：{detail}。新版 Chrome、Edge、Firefox、Safari 都可以。",
+      broken: "网络无法运行：{detail}",
+    },
+  },
+};
+
+let language = "en";
+
+/** The language for a browser that names its own ("zh-CN", "en-GB"). */
+export function languageFor(browserLanguage) {
+  return /^zh\b/i.test(browserLanguage ?? "") ? "zh" : "en";
+}
+
+/** Speak "en" or "zh" from now on, and say anew what the page shows: data-text is content, data-label a name. */
+export function speak(wanted) {
+  language = wanted;
+  document.documentElement.lang = wanted === "zh" ? "zh-Hans" : "en";
+  document.title = text("title");
+  for (const element of document.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
+  for (const element of document.querySelectorAll("[data-label]")) {
+    element.setAttribute("aria-label", text(element.dataset.label));
+    if (element.matches("button")) element.title = text(element.dataset.label);
+  }
+}
+
+/** A text in the current language, with {names} filled in. */
+export function text(name, values = {}) {
+  const template = name.split(".").reduce((texts, part) => texts[part], TEXTS[language]);
+  return template.replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+}
