@@ -48,7 +48,8 @@ class Wish:
     """What to export. `formats` holds "paddle", "onnx" or both, or "web" alone; `networks` "generator" or more.
 
     `calibrate` - batches of 64 latents over which BatchNorm is measured anew; 0: as training left it.  `uint8` - a
-    second ONNX generator that draws uint8.  `single_file` - the web page as one HTML too.  `bisect` - on a breach, name the first layer that differs.
+    second ONNX generator that draws uint8.  `single_file` - the web page as one HTML too.  `bisect` - on a breach,
+    name the first layer that differs.
     `device` - where parity is measured; the files are the same.
     """
 
@@ -73,8 +74,8 @@ class Wish:
         is_web = tuple(self.formats) == ("web",)
         if is_web and (self.precision != "fp32" or self.uint8 or tuple(self.networks) != ("generator",)):
             raise ValueError(
-                "the web page draws with the generator alone, in float32. Use --format web without --precision, --uint8 "
-                "and --network, or --format onnx."
+                "the web page draws with the generator alone, in float32. Use --format web without --precision, "
+                "--uint8 and --network, or --format onnx."
             )
         if "web" in self.formats and not is_web:
             raise ValueError("the web page is a folder of its own. Use --format web alone.")

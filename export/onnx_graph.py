@@ -1,7 +1,7 @@
 """The converter's ONNX made into one that a person can read: few nodes, good names, BatchNorm folded, facts attached.
 
-`clean` rebuilds the graph; `with_float16`, `with_float16_weights` and `with_uint8` derive variants; `check` is what every model must pass
-before it is written. Works with `onnx` alone and gives the same bytes every time.
+`clean` rebuilds the graph; `with_float16`, `with_float16_weights` and `with_uint8` derive variants; `check` is what
+every model must pass before it is written. Works with `onnx` alone and gives the same bytes every time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The playground: a folder of files with which any browser draws the exported generator's faces, without a network.
 
-The page itself is deploy/web (HTML, CSS and JavaScript as they are, and onnxruntime-web packed); here they are unpacked,
-checked, joined with a model and, if wanted, folded into one HTML file that opens by double click.
+The page itself is deploy/web (HTML, CSS and JavaScript as they are, and onnxruntime-web packed); here they are
+unpacked, checked, joined with a model and, if wanted, folded into one HTML file that opens by double click.
 """
 
 from __future__ import annotations
@@ -102,8 +102,12 @@ def single_file(folder: PathLike, manifest: dict[str, Any]) -> bytes:
     folder = Path(folder)
     scripts = {path.name: path.read_text("utf-8") for path in sorted(folder.iterdir()) if path.suffix == ".js"}
     runtime = scripts.pop(_RUNTIME)
-    worker = _IMPORT.sub(lambda m: f'{m[1]}"{_data_url(runtime if m[2] == _RUNTIME else scripts[m[2]])}"', scripts["worker.js"])
-    imports = {f"playground/{name}": _data_url(_IMPORT.sub(r'\1"playground/\2"', text)) for name, text in scripts.items()}
+    worker = _IMPORT.sub(
+        lambda m: f'{m[1]}"{_data_url(runtime if m[2] == _RUNTIME else scripts[m[2]])}"', scripts["worker.js"]
+    )
+    imports = {
+        f"playground/{name}": _data_url(_IMPORT.sub(r'\1"playground/\2"', text)) for name, text in scripts.items()
+    }
     inlined = {"manifest.json": json.dumps(manifest, ensure_ascii=False).encode(), "worker.js": worker.encode()}
     for name in manifest["files"]:
         if Path(name).suffix not in _SUFFIXES and name != "reference.npz":

@@ -127,7 +127,9 @@ def report(manifest: dict, out: pathlib.Path, seconds: float) -> str:
     lines += ["", f"{out}, in {seconds:.1f} s:"]
     lines += [f"  {name}  {entry['bytes'] / 1e6:.2f} MB" for name, entry in manifest["files"].items()]
     if "index.html" in manifest["files"]:
-        lines.append(f"next: python -m http.server --directory {shlex.quote(str(out))}, then open http://localhost:8000")
+        lines.append(
+            f"next: python -m http.server --directory {shlex.quote(str(out))}, then open http://localhost:8000"
+        )
         if "playground.html" in manifest["files"]:
             lines.append(f"or open {out / 'playground.html'} by double click")
     elif kinds:

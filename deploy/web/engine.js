@@ -76,6 +76,10 @@ export class Engine {
     });
   }
 
+  get isIdle() {
+    return !this.#busy && !this.#lanes.size;
+  }
+
   #feed() {
     if (this.#busy || !this.#lanes.size) return;
     const lane = this.#lanes.has("stage") ? "stage" : this.#lanes.keys().next().value;

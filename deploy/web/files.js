@@ -42,8 +42,9 @@ export async function makeWorker() {
   if (!document.querySelector('script[data-file="worker.js"]')) {
     return new Worker(new URL("worker.js", document.baseURI), { type: "module" });
   }
-  const script = await readFile("worker.js");
-  return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
+  const script = new TextDecoder().decode(await readFile("worker.js"));
+  const url = `data:text/javascript,${encodeURIComponent(script)}`; // from file: pages, Chromium refuses blob: modules
+  return new Worker(url, { type: "module" });
 }
 
 async function fetched(name) {

@@ -20,9 +20,10 @@ const element = (id) => document.getElementById(id);
 let page = null;
 let failure = null;
 
-/** For the console and for tests: resolves to the pixels of seeds, Float32Array [3, size, size] each, in [-1, 1]. */
+/** For the console and for tests. */
 globalThis.playground = {
   latents,
+  /** Resolves to the pixels of seeds: Float32Array [3, size, size] each, in [-1, 1]. */
   async pictures(seeds) {
     const drawn = [];
     await page.engine.draw("console", seeds.map((seed) => latents(seed, page.model.latentDim)), (i, pixels) => {
@@ -30,6 +31,8 @@ globalThis.playground = {
     });
     return drawn;
   },
+  /** Whether everything that is to be seen is drawn. */
+  isIdle: () => Boolean(page?.engine?.isIdle),
 };
 
 speak(languageFor(navigator.language));

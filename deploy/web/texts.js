@@ -1,6 +1,6 @@
 // Every word that the page says, in English and Chinese.
 
-const TEXTS = {
+export const TEXTS = {
   en: {
     title: "Faces from seeds",
     other: "中文",
@@ -12,10 +12,14 @@ const TEXTS = {
     ask: "A word or a number",
     askHint: "The same word is always the same face; a number is a seed, as for deploy/infer.py.",
     draw: "Draw",
-    random: "Another face",
-    keep: "Keep as a favourite",
-    save: "Save as PNG",
+    random: "A face of a random seed",
+    randomShort: "Another",
+    keep: "Keep as a favourite in this browser",
+    keepShort: "Keep",
+    save: "Save the picture as PNG",
+    saveShort: "PNG",
     share: "Copy the link to this view",
+    shareShort: "Link",
     shared: "Link copied.",
     copyThis: "The link to this view:",
     wild: "Typical or wild",
@@ -79,10 +83,14 @@ const TEXTS = {
     ask: "输入一个词或数字",
     askHint: "同一个词永远是同一张脸；数字就是种子，与 deploy/infer.py 相同。",
     draw: "生成",
-    random: "换一张脸",
-    keep: "收藏",
-    save: "保存为 PNG",
+    random: "随机种子的一张脸",
+    randomShort: "换一张",
+    keep: "收藏在这个浏览器里",
+    keepShort: "收藏",
+    save: "把图片保存为 PNG",
+    saveShort: "PNG",
     share: "复制当前画面的链接",
+    shareShort: "链接",
     shared: "链接已复制。",
     copyThis: "当前画面的链接：",
     wild: "典型还是奇特",
@@ -144,7 +152,7 @@ export function languageFor(browserLanguage) {
   return /^zh\b/i.test(browserLanguage ?? "") ? "zh" : "en";
 }
 
-/** Speak "en" or "zh" from now on, and say anew what the page shows: data-text is content, data-label a name. */
+/** Speak "en" or "zh" from now on, and say anew what the page shows: data-text is content, data-label a name, data-title a tip. */
 export function speak(wanted) {
   language = wanted;
   document.documentElement.lang = wanted === "zh" ? "zh-Hans" : "en";
@@ -152,8 +160,9 @@ export function speak(wanted) {
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
   for (const element of document.querySelectorAll("[data-label]")) {
     element.setAttribute("aria-label", text(element.dataset.label));
-    if (element.matches("button")) element.title = text(element.dataset.label);
   }
+  for (const element of document.querySelectorAll("[data-title]")) element.title = text(element.dataset.title);
+  document.getElementById("language").lang = wanted === "zh" ? "en" : "zh-Hans";
 }
 
 /** A text in the current language, with {names} filled in. */

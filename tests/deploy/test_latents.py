@@ -8,13 +8,16 @@ import math
 import shutil
 import statistics
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import deploy
 from deploy.latents import MAX_SEED, bits, check_seeds, key, latents, mix, normal, permutation
 
 ALL = 2**32 - 1
+WEB = Path(deploy.__file__).parent / "web"
 
 
 def reference_mix(x: int) -> int:
@@ -224,43 +227,21 @@ def test_a_row_has_at_least_one_number(latent_dim):
 # ---- another language -----------------------------------------------------------------------------------------------
 
 JAVASCRIPT = """
-const CENTRE = [[2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4, 4.5921953931549871457e4,
-  1.3731693765509461125e4, 1.9715909503065514427e3, 1.3314166789178437745e2, 3.3871328727963666080e0],
- [5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4, 2.1213794301586595867e4,
-  5.3941960214247511077e3, 6.8718700749205790830e2, 4.2313330701600911252e1, 1.0]];
-const TAIL = [[7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
-  1.27045825245236838258e0, 3.64784832476320460504e0, 5.76949722146069140550e0, 4.63033784615654529590e0,
-  1.42343711074968357734e0],
- [1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
-  6.89767334985100004550e-1, 1.67638483018380384940e0, 2.05319162663775882187e0, 1.0]];
-const horner = (c, x) => c.slice(1).reduce((sum, a) => sum * x + a, c[0]);
-const ratio = (pair, x) => horner(pair[0], x) / horner(pair[1], x);
-function mix(x) {
-  x = Math.imul(x ^ (x >>> 17), 0xED5AD4BB); x = Math.imul(x ^ (x >>> 11), 0xAC4C1B51);
-  x = Math.imul(x ^ (x >>> 15), 0x31848BAB); return (x ^ (x >>> 14)) >>> 0;
-}
-const bits = (seed, i) => mix(mix((Math.imul(i, 0x9E3779B9) + mix(seed)) | 0) ^ mix((seed + 0x9E3779B9) | 0));
-function log(x) {
-  let exponent = 0, series = 0;
-  for (; x < 0.5; x *= 2) exponent--;
-  const s = (x - 0.75) / (x + 0.75);
-  for (let power = 23; power > 0; power -= 2) series = series * (s * s) + 1 / power;
-  return exponent * 0.6931471805599453 + (2 * s * series - 0.2876820724517809);
-}
-function normal(u) {
-  const p = (u + 0.5) / 4294967296, q = p - 0.5;
-  if (Math.abs(q) <= 0.425) return q * ratio(CENTRE, 0.180625 - q * q);
-  const tail = ratio(TAIL, Math.sqrt(-log(q < 0 ? p : 1 - p)) - 1.6);
-  return q < 0 ? -tail : tail;
-}
-const row = (seed, n) => Float32Array.from({length: n}, (_, i) => normal(bits(seed, i)));
-console.log(JSON.stringify(SEEDS.map(seed => Array.from(new Uint32Array(row(seed, 100).buffer)))));
+const { latents, key } = await import("data:text/javascript," + encodeURIComponent(SOURCE));
+const rows = SEEDS.map((seed) => Array.from(new Uint32Array(latents(seed, 100).buffer)));
+console.log(JSON.stringify([rows, KEYS.map(key)]));
 """
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: JavaScript cannot be compared")
 def test_javascript_gives_the_same_bits():
+    """deploy/web/latents.js, which the browser uses, in node."""
     seeds = [0, 1, 2, 7, 99, 100, 65535, 65536, 2**31 - 1, 2**31, MAX_SEED - 1, MAX_SEED, *range(10**9, 10**9 + 8)]
-    script = JAVASCRIPT.replace("SEEDS", json.dumps(seeds))
-    answer = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(answer.stdout) == latents(seeds, 100).view(np.uint32).tolist()
+    keys = [[], [0], [MAX_SEED], [3, 1, MAX_SEED], list("小明".encode())]
+    names = {"SOURCE": (WEB / "latents.js").read_text("utf-8"), "SEEDS": seeds, "KEYS": keys}
+    script = "\n".join(f"const {name} = {json.dumps(value)};" for name, value in names.items()) + JAVASCRIPT
+    command = ["node", "--input-type=module", "-e", script]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    rows, numbers = json.loads(answer.stdout)
+    assert rows == latents(seeds, 100).view(np.uint32).tolist()
+    assert numbers == [key(*parts) for parts in keys]

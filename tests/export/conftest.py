@@ -15,6 +15,7 @@ from dcgan.params import write_params
 from deploy.latents import bits
 from export import onnx_graph
 from export.converter import convert
+from export.exporter import Wish, export
 from export.source import Trained, load_source
 from export.static_graph import parameter_names, read_operators, write_static_graph
 
@@ -35,6 +36,14 @@ def runs(tmp_path_factory):
     write_json(run / "config.json", config.to_json())
     write_params(run / "generator.params", tensors_of(model.network))
     return root
+
+
+@pytest.fixture(scope="session")
+def playground(runs, tmp_path_factory):
+    """The folder of a web export of that run, `playground.html` included."""
+    out = tmp_path_factory.mktemp("web") / "export"
+    export(out, Wish(runs, ("web",), calibrate=2, single_file=True))
+    return out
 
 
 class Translated(NamedTuple):
