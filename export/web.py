@@ -29,7 +29,7 @@ MODEL_FILE, DIRECTIONS_FILE, SINGLE_FILE = "generator.onnx", "directions.json", 
 DIRECTIONS = 8
 _SUFFIXES = (".html", ".css", ".js")
 _RUNTIME = "ort.wasm.bundle.min.js"
-_IMPORT = re.compile(r'(from |import\()"\./([\w.-]+)"')
+_IMPORT = re.compile(r'(from )"\./([\w.-]+)"')
 
 
 def write_page(folder: PathLike, model: onnx.ModelProto) -> list[str]:
@@ -101,10 +101,9 @@ def single_file(folder: PathLike, manifest: dict[str, Any]) -> bytes:
     """
     folder = Path(folder)
     scripts = {path.name: path.read_text("utf-8") for path in sorted(folder.iterdir()) if path.suffix == ".js"}
-    runtime = scripts.pop(_RUNTIME)
-    worker = _IMPORT.sub(
-        lambda m: f'{m[1]}"{_data_url(runtime if m[2] == _RUNTIME else scripts[m[2]])}"', scripts["worker.js"]
-    )
+    runtime, worker = scripts.pop(_RUNTIME), scripts.pop("worker.js")
+    known = {_RUNTIME: runtime, **scripts}
+    worker = _IMPORT.sub(lambda match: f'{match[1]}"{_data_url(known[match[2]])}"', worker)
     imports = {
         f"playground/{name}": _data_url(_IMPORT.sub(r'\1"playground/\2"', text)) for name, text in scripts.items()
     }

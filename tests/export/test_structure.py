@@ -9,8 +9,8 @@ from export.static_graph import Operator
 from export.structure import onnx_problems, program_problems
 
 
-def problems_of(translated, model=None):
-    return onnx_problems(model or translated.model, translated.operators, translated.trained.layer)
+def problems_of(translated, model=None, precision="fp32"):
+    return onnx_problems(model or translated.model, translated.operators, translated.trained.layer, precision)
 
 
 def node(model, name):
@@ -22,9 +22,23 @@ def test_what_was_converted_equals_the_network_to_the_bit(translated, name):
     assert problems_of(translated[name]) == []
 
 
-@pytest.mark.parametrize("variant", [onnx_graph.with_float16, onnx_graph.with_uint8])
-def test_variants_equal_the_network_too(generator, variant):
-    assert problems_of(generator, variant(generator.model, generator.trained.signature)) == []
+VARIANTS = [
+    (onnx_graph.with_float16, "fp16"),
+    (onnx_graph.with_float16_weights, "fp16-weights"),
+    (onnx_graph.with_uint8, "fp32"),
+]
+
+
+@pytest.mark.parametrize(("variant", "precision"), VARIANTS)
+def test_variants_equal_the_network_too(generator, variant, precision):
+    assert problems_of(generator, variant(generator.model, generator.trained.signature), precision) == []
+
+
+@pytest.mark.parametrize(("variant", "precision"), [*VARIANTS[:2], (lambda model, _: model, "fp32")])
+def test_a_model_of_another_precision_than_stated_is_named(generator, variant, precision):
+    model = variant(generator.model, generator.trained.signature)
+    for other in {"fp32", "fp16", "fp16-weights"} - {precision}:
+        assert any("expected float" in problem for problem in problems_of(generator, model, other))
 
 
 def test_one_weight_of_thousands_that_is_a_hair_off_is_named(generator, spoil):
@@ -43,7 +57,7 @@ def test_one_weight_of_thousands_that_is_a_hair_off_is_named(generator, spoil):
 def test_a_weight_one_per_cent_off_is_named_also_in_half_precision(generator, spoil):
     model = onnx_graph.with_float16(generator.model, generator.trained.signature)
     spoil(model, "conv_3.weight", lambda w: w * np.float16(1.01))
-    assert "conv_3.weight differs in" in problems_of(generator, model)[0]
+    assert "conv_3.weight differs in" in problems_of(generator, model, "fp16")[0]
 
 
 def test_swapped_channels_are_named(generator, spoil):

@@ -54,15 +54,13 @@ def test_weights_are_stored_in_half_the_bytes_and_computed_with_in_single_precis
     assert set(values.values()) == {TensorProto.FLOAT}
 
 
-def test_rounding_the_weights_is_all_that_differs(generator):
+def test_rounding_the_weights_is_all_that_differs(generator, spoil):
     """The same pictures, to float32's own precision, as of a model whose float32 weights were rounded beforehand."""
     import onnxruntime
 
     rounded = copy.deepcopy(generator.model)
-    for initializer in rounded.graph.initializer:
-        if initializer.name.endswith(".weight"):
-            array = onnx.numpy_helper.to_array(initializer).astype(np.float16).astype(np.float32)
-            initializer.CopyFrom(onnx.numpy_helper.from_array(array, initializer.name))
+    for i in (1, 2, 3):
+        spoil(rounded, f"conv_{i}.weight", lambda weight: weight.astype(np.float16).astype(np.float32))
     halved = onnx_graph.with_float16_weights(generator.model, generator.trained.signature)
     onnx_graph.check(halved, generator.trained.signature)
     pictures = []
@@ -72,28 +70,24 @@ def test_rounding_the_weights_is_all_that_differs(generator):
     assert np.abs(pictures[0] - pictures[1]).max() < 1e-6
 
 
-def test_a_weight_too_large_for_float16_is_named(generator):
-    weight = next(i for i in generator.model.graph.initializer if i.name == "conv_2.weight")
-    array = onnx.numpy_helper.to_array(weight).copy()
-    array.flat[3] = 7e4
-    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+def test_a_weight_too_large_for_float16_is_named(generator, spoil):
+    spoil(generator.model, "conv_2.weight", lambda weight: weight + np.float32(7e4))
     with pytest.raises(ExportError, match="conv_2.weight holds numbers beyond 65504"):
         onnx_graph.with_float16_weights(generator.model, generator.trained.signature)
 
 
-def test_a_spoiled_weight_is_named_and_nothing_is_written(runs, tmp_path, monkeypatch, translated):
+def test_a_spoiled_weight_is_named_and_nothing_is_written(runs, tmp_path, monkeypatch, translated, spoil):
     halve = onnx_graph.with_float16_weights
 
-    def spoil(model, signature):
-        model = halve(model, signature)
-        weight = next(i for i in model.graph.initializer if i.name == "conv_2.weight")
-        array = onnx.numpy_helper.to_array(weight).copy()
-        array.flat[np.abs(array).argmin()] *= 1.01
-        weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
-        return model
+    def one_per_cent(weight):
+        weight.flat[np.abs(weight).argmin()] *= 1.01
+        return weight
+
+    def halve_and_spoil(model, signature):
+        return spoil(halve(model, signature), "conv_2.weight", one_per_cent)
 
     monkeypatch.setattr(exporter, "convert", lambda *_: copy.deepcopy(translated["generator"].converted))
-    monkeypatch.setattr(onnx_graph, "with_float16_weights", spoil)
+    monkeypatch.setattr(onnx_graph, "with_float16_weights", halve_and_spoil)
     with pytest.raises(ParityError, match="conv_2.weight differs in 1 of"):
         export(tmp_path / "out", Wish(runs, ("web",), calibrate=0))
     assert not (tmp_path / "out").exists()

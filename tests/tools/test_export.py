@@ -73,6 +73,17 @@ def test_params_are_written_beside_what_is_exported(folder, exported):
     assert (folder / "work" / "export" / "generator.onnx").exists()
 
 
+def test_a_page_for_the_browser_is_a_folder_of_its_own(folder):
+    answer = export("--format", "web", "--single-file", cwd=folder)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines()[-2:] == [
+        "next: python -m http.server --directory work/web, then open http://localhost:8000",
+        "or open work/web/playground.html by double click",
+    ]
+    names = {path.name for path in (folder / "work" / "web").iterdir()}
+    assert {"index.html", "playground.html", "generator.onnx", "manifest.json"} <= names
+
+
 def test_help_shows_defaults_and_examples_without_importing_paddle(tmp_path):
     answer = export("--help", cwd=tmp_path, interpreter=("-X", "importtime"))
     assert answer.returncode == 0 and " paddle\n" not in answer.stderr and " onnx\n" not in answer.stderr
@@ -85,15 +96,15 @@ def test_help_shows_defaults_and_examples_without_importing_paddle(tmp_path):
 def test_defaults_of_the_flags_are_those_of_the_library():
     import importlib.util
 
-    from export.exporter import OUT, Wish
+    from export.exporter import Wish
 
     spec = importlib.util.spec_from_file_location("tools_export", ROOT / "tools" / "export.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     args = tool.parser().parse_args(["--format", "onnx"])
-    for name in ("checkpoint", "precision", "opset", "calibrate", "uint8", "bisect", "device"):
+    for name in ("checkpoint", "precision", "opset", "calibrate", "uint8", "single_file", "bisect", "device"):
         assert getattr(args, name) == getattr(Wish(), name)
-    assert tool.NETWORKS[args.network] == Wish().networks and tool.FORMATS["onnx"] == Wish().formats and args.out == OUT
+    assert tool.NETWORKS[args.network] == Wish().networks and tool.FORMATS["onnx"] == Wish().formats
 
 
 @pytest.mark.parametrize(
@@ -104,6 +115,8 @@ def test_defaults_of_the_flags_are_those_of_the_library():
         (["--format", "onnx", "--checkpoint", "nowhere"], 1, "nothing to export at nowhere"),
         (["--format", "onnx", "--opset", "9"], 1, "opset must be from 13 to 21, received 9"),
         (["--format", "all", "--precision", "fp16"], 1, "fp16 is for ONNX"),
+        (["--format", "web", "--precision", "fp16"], 1, "draws with the generator alone"),
+        (["--format", "onnx", "--single-file"], 1, "a single file is a form of the web page"),
         (["--format", "onnx", "--device", "gpu"], 1, "no GPU"),
         (["--format", "onnx", "--out", "work/train"], 1, "holds what no export wrote (00000-cartoon)"),
     ],
