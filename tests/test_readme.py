@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "README.zh.md", "deploy/README.md", "docs/reliability.md", "docs/quality.md")
+PAGES = (
+    "README.md",
+    "README.zh.md",
+    "deploy/README.md",
+    "deploy/web/README.md",
+    "docs/reliability.md",
+    "docs/quality.md",
+)
 TOOLS = {
     "tools/train.py": ("tools.train", "build_parser"),
     "tools/prepare.py": ("tools.prepare", "parser"),
@@ -46,7 +53,7 @@ def test_every_command_names_a_tool_and_flags_that_exist(page):
             importlib.import_module("deploy.infer").parse(words[2:])
             checked += 1
         else:
-            assert words[1] == "-m" and words[2] in ("pytest", "pip"), words
+            assert words[1] == "-m" and words[2] in ("pytest", "pip", "http.server"), words
     assert checked
 
 
