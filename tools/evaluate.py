@@ -117,12 +117,12 @@ def main(argv: list[str] | None = None) -> int:
     data = subjects.open_data(args.data, args.crop, args.image_size, subject)
     subject = subject or subjects.real_subject(data)
     n = subjects.how_many(args.n, len(data), subject)
+    if args.save_real:
+        subjects.save_pictures(args.save_real, subjects.chosen_real(data, n))
     fake = subject.pictures(n, data)
     report, drawing = evaluate(data, fake, subject.report_facts(n), extractor, held_out=args.floor)
     changes = compare(report, before) if before else {}
     out = write(args.out, report, drawing, subject.run)
-    if args.save_real:
-        subjects.save_pictures(args.save_real, subjects.chosen_real(data, n))
     print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
     return 0
 

@@ -61,7 +61,7 @@ def checkpoint_subject(path: PathLike | None, device: str, first_seed: int, batc
     """
     import paddle
 
-    from dcgan.config import TrainConfig, read_config
+    from dcgan.config import read_config
     from dcgan.device import choose_device
     from dcgan.run import find_checkpoint
     from export.source import RUNS, load_source
@@ -87,7 +87,7 @@ def checkpoint_subject(path: PathLike | None, device: str, first_seed: int, batc
     return Subject(
         {"kind": "checkpoint", **source.checkpoint, "latent_dim": source.latent_dim},
         _drawing(draw, first_seed, batch_size),
-        config=TrainConfig.from_mapping(config).to_json() if config else {},
+        config=config,
         image_size=source.image_size,
         data_digest=str(data.get("digest", "")),
         run=run if (run / "config.json").is_file() else None,
@@ -156,13 +156,13 @@ def open_data(source: str | None, crop: str | None, image_size: int | None, subj
     Raises DataError if they are unknown, or no longer those that it was trained on; ValueError for flags that
     contradict the subject.
     """
-    config = subject.config if subject else {}
+    config = {k: v for k, v in subject.config.items() if isinstance(v, str)} if subject else {}
     own = {"crop": config.get("crop"), "image-size": subject.image_size if subject else None}
     for name, asked in (("crop", crop), ("image-size", image_size)):
         if asked is not None and own[name] is not None and asked != own[name]:
             raise ValueError(f"--{name} is {asked}, and what is measured was made with {own[name]}: leave it out")
     named = source or config.get("data")
-    if not isinstance(named, str) or not named:
+    if not named:
         raise DataError("it is not known what this was trained on. Name the data set with --data.")
     if source is None and not named.startswith("cartoon") and not os.path.exists(named):
         raise DataError(f"{named}, which it was trained on, is not there. Say where it is with --data.")
@@ -185,9 +185,7 @@ def how_many(asked: int | None, real_count: int, subject: Subject) -> int:
     most = real_count if subject.count is None else min(real_count, subject.count)
     n = asked if asked is not None else MANY if most >= MANY else min(most, SOME)
     if not FEWEST <= n <= most:
-        raise ValueError(
-            f"{n} pictures of each set were asked for or are there; it takes from {FEWEST} to the {most} that both have"
-        )
+        raise ValueError(f"n must be from {FEWEST} to {most}, as many pictures as both sides have; received {n}")
     if subject.first_seed is not None:
         Seeds(range(subject.first_seed, subject.first_seed + n))
     return n

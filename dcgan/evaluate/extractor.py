@@ -48,12 +48,13 @@ class OnnxFeatures:
         if self._dtype == "uint8" and self._range != RANGES["uint8"]:
             raise EvaluationError(f"{path} takes uint8 pictures: their levels are 0 to 255, no range can be given")
         size = "any" if self._height is None else f"{self._height}x{self._width}"
+        is_resized = self._dtype == "float32" and self._height is not None
         self.protocol = {
             "sha256": hashlib.sha256(content).hexdigest(),
             "input": f"{self._dtype} {size}",
             "range": list(self._range),
             "output": self._output,
-            "resizer": "none" if self._height is None else f"OpenCV {cv2.__version__}, bilinear up, area down",
+            "resizer": "OpenCV: area down, bilinear up" if is_resized else "none, or the graph's own",
         }
 
     def __call__(self, images_uint8: np.ndarray) -> np.ndarray:

@@ -69,14 +69,16 @@ def test_pictures_are_resized_to_the_graphs_input(network, images):
 
 def test_a_graph_of_any_size_takes_pictures_as_they_are(network, images):
     extractor = OnnxFeatures(network(MEANS, ("n", 3, "h", "w")))
-    assert extractor.protocol["resizer"] == "none" and extractor.protocol["input"] == "float32 any"
+    assert extractor.protocol["resizer"].startswith("none") and extractor.protocol["input"] == "float32 any"
     assert extractor(images).shape == (10, 3)
 
 
 def test_a_graph_in_uint8_takes_levels(network, images):
     path = network([("Cast", ["image"], "float", {"to": FLOAT}), ("GlobalAveragePool", ["float"], "pooled", {}),
                     ("Flatten", ["pooled"], "features", {})], dtype=UINT8)  # fmt: skip
-    assert OnnxFeatures(path)(images) == pytest.approx(images.mean(axis=(2, 3)), abs=1e-3)
+    extractor = OnnxFeatures(path)
+    assert extractor(images) == pytest.approx(images.mean(axis=(2, 3)), abs=1e-3)
+    assert extractor.protocol["range"] == [0, 255] and extractor.protocol["resizer"].startswith("none")
     with pytest.raises(EvaluationError, match="levels are 0 to 255"):
         OnnxFeatures(path, (-1, 1))
     with pytest.raises(EvaluationError, match="8 x 8, these are of 16 x 16"):
