@@ -64,9 +64,11 @@ def _layer_values(layer: nn.Layer, model: onnx.ModelProto, inputs: np.ndarray) -
             handle.remove()
     values = {}
     for node in model.graph.node:
-        if node.name in leaving:
-            values[node.output[0]] = leaving[node.name]
-            values[node.input[0]] = entering[node.name]
+        key = node.name.partition(".")[0]  # a convolution that was split is several nodes, `conv_2.00` and so on
+        if key in leaving and node.op_type in ("Conv", "ConvTranspose"):
+            values[node.input[0]] = entering[key]
+        if key in leaving and node.op_type in ("Conv", "ConvTranspose", "DepthToSpace") and node.output[0] != node.name:
+            values[node.output[0]] = leaving[key]
     return {**values, model.graph.output[0].name: output}
 
 

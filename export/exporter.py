@@ -35,6 +35,7 @@ from .certificate import Exported, certify
 from .converter import check_opset, convert
 from .folder import PARAMS_FILE, replacing
 from .source import Source, Trained, load_source
+from .subpixel import with_split_transposes
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,7 @@ def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, wish: Wi
         model = onnx_graph.with_float16_weights(model, signature)
     elif wish.precision == "fp16":
         model, stem = onnx_graph.with_float16(model, signature), f"{stem}-fp16"
+    model = with_split_transposes(model, signature)
     variants = {f"{stem}.onnx": (model, signature)}
     if wish.uint8 and trained.name == "generator":
         uint8 = onnx_graph.with_uint8(model, signature), signature._replace(output_dtype="uint8")

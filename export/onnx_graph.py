@@ -53,7 +53,7 @@ def clean(
     """
     graph = _fold_batch_norms(_without_litter(converted.graph))
     graph = _named(graph, names, converted.graph.input[0].name, converted.graph.output[0].name, signature)
-    return _model(graph, signature, converted.opset_import[0].version, facts)
+    return make_model(graph, signature, converted.opset_import[0].version, facts)
 
 
 def with_float16(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
@@ -61,7 +61,7 @@ def with_float16(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProt
 
     Raises ExportError naming a weight that float16 cannot hold.
     """
-    graph, first, last = _graph(model), signature.input_name, signature.output_name
+    graph, first, last = take_apart(model), signature.input_name, signature.output_name
     arrays = {n: _float16(n, array) if array.dtype == np.float32 else array for n, array in graph.arrays.items()}
     inner = [
         node._replace(
@@ -72,7 +72,7 @@ def with_float16(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProt
     ]
     into = Node("Cast", "to_float16", [first], f"{first}.float16", {"to": TensorProto.FLOAT16})
     back = Node("Cast", "to_float32", [f"{last}.float16"], last, {"to": TensorProto.FLOAT})
-    return _model(Graph([into, *inner, back], arrays), signature, _opset(model), _facts(model))
+    return make_model(Graph([into, *inner, back], arrays), signature, opset_of(model), facts_of(model))
 
 
 def with_float16_weights(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
@@ -81,15 +81,15 @@ def with_float16_weights(model: onnx.ModelProto, signature: Signature) -> onnx.M
     Each weight goes through a Cast, which a runtime computes once when it loads the model. Biases stay float32.
     Raises ExportError naming a weight that float16 cannot hold.
     """
-    graph = _graph(model)
+    graph = take_apart(model)
     weights = [node.inputs[1] for node in graph.nodes if node.kind in _CONVOLUTIONS]
     arrays = {name: _float16(name, array) if name in weights else array for name, array in graph.arrays.items()}
     casts = [
         Node("Cast", f"to_float32_{name}", [name], f"{name}.float32", {"to": TensorProto.FLOAT}) for name in weights
     ]
     inner = [n._replace(inputs=[f"{i}.float32" if i in weights else i for i in n.inputs]) for n in graph.nodes]
-    facts = {**_facts(model), "precision": "fp16-weights"}
-    return _model(Graph([*casts, *inner], arrays), signature, _opset(model), facts)
+    facts = {**facts_of(model), "precision": "fp16-weights"}
+    return make_model(Graph([*casts, *inner], arrays), signature, opset_of(model), facts)
 
 
 def with_uint8(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
@@ -98,7 +98,7 @@ def with_uint8(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
     Round takes halves to the even number, as np.rint does. tanh leaves nothing outside [-1, 1] that rounding would not
     bring back, so nothing is clipped. This is the form in which torch-fidelity takes a generator.
     """
-    graph, image = _graph(model), signature.output_name
+    graph, image = take_apart(model), signature.output_name
     inner = [node._replace(output="pixels") if node.output == image else node for node in graph.nodes]
     head = [
         Node("Add", "shift", ["pixels", "one"], "shift.output", {}),
@@ -107,8 +107,8 @@ def with_uint8(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
         Node("Cast", "to_uint8", ["round.output"], image, {"to": TensorProto.UINT8}),
     ]
     arrays = {**graph.arrays, "one": np.float32([1.0]), "half_range": np.float32([127.5])}
-    facts = {**_facts(model), "output": describe(image, "uint8", signature.output_shape) + ", RGB, 0 to 255"}
-    return _model(Graph([*inner, *head], arrays), signature._replace(output_dtype="uint8"), _opset(model), facts)
+    facts = {**facts_of(model), "output": describe(image, "uint8", signature.output_shape) + ", RGB, 0 to 255"}
+    return make_model(Graph([*inner, *head], arrays), signature._replace(output_dtype="uint8"), opset_of(model), facts)
 
 
 def check(model: onnx.ModelProto, signature: Signature) -> None:
@@ -245,7 +245,7 @@ def _named(graph: Graph, names: Mapping[str, str], source: str, result: str, sig
     return Graph(nodes, {new[name]: array for name, array in graph.arrays.items()})
 
 
-def _model(graph: Graph, signature: Signature, opset: int, facts: Mapping[str, str]) -> onnx.ModelProto:
+def make_model(graph: Graph, signature: Signature, opset: int, facts: Mapping[str, str]) -> onnx.ModelProto:
     """The graph as a model in which every value has a shape."""
     order = {name: i for i, name in enumerate(dict.fromkeys(name for node in graph.nodes for name in node.inputs))}
     proto = helper.make_graph(
@@ -271,8 +271,8 @@ def _model(graph: Graph, signature: Signature, opset: int, facts: Mapping[str, s
         raise ExportError(f"the shapes of the ONNX model cannot be inferred: {error}") from None
 
 
-def _graph(model: onnx.ModelProto) -> Graph:
-    """A model that `_model` made, taken apart."""
+def take_apart(model: onnx.ModelProto) -> Graph:
+    """A model that `make_model` made, taken apart."""
     nodes = [
         Node(
             n.op_type, n.name, list(n.input), n.output[0], {a.name: helper.get_attribute_value(a) for a in n.attribute}
@@ -301,11 +301,11 @@ def _shape(value: onnx.ValueInfoProto) -> list[Any]:
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-def _opset(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
     return model.opset_import[0].version
 
 
-def _facts(model: onnx.ModelProto) -> dict[str, str]:
+def facts_of(model: onnx.ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 

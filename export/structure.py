@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 from paddle import nn
 
-from .onnx_graph import folded, is_weight_cast, read_arrays
+from .onnx_graph import Graph, folded, is_weight_cast
 from .static_graph import Operator
+from .subpixel import joined
 
 # Paddle's operator -> ONNX's; a BatchNorm is part of the convolution before it.
 _KINDS = {
@@ -53,12 +53,15 @@ def onnx_problems(
 
     Args: precision - fp32, fp16 (every array rounded to float16) or fp16-weights (weights so, biases not).
     """
-    arrays = {n: a for n, a in read_arrays(model).items() if a.dtype.kind == "f" and n not in _FRAME_ARRAYS}
+    graph = joined(model)
+    arrays = {n: a for n, a in graph.arrays.items() if a.dtype.kind == "f" and n not in _FRAME_ARRAYS}
     expected = expected_arrays(operators, layer)
     for name, array in expected.items():
         if precision == "fp16" or (precision == "fp16-weights" and name.endswith(".weight")):
             expected[name] = array.astype(np.float16)
-    return [*_array_problems(arrays, expected), *_node_problems(model, operators)]
+    casts = {node.name for node in model.graph.node if is_weight_cast(model, node)}
+    graph = graph._replace(nodes=[node for node in graph.nodes if node.name not in casts])
+    return [*_array_problems(arrays, expected), *_node_problems(graph, operators)]
 
 
 def expected_arrays(operators: Sequence[Operator], layer: nn.Layer) -> dict[str, np.ndarray]:
@@ -93,21 +96,21 @@ def _array_problems(found: Mapping[str, np.ndarray], expected: Mapping[str, np.n
     return problems
 
 
-def _node_problems(model: onnx.ModelProto, operators: Sequence[Operator]) -> list[str]:
-    nodes = [n for n in model.graph.node if _FRAME.get(n.name) != n.op_type and not is_weight_cast(model, n)]
+def _node_problems(graph: Graph, operators: Sequence[Operator]) -> list[str]:
+    nodes = [node for node in graph.nodes if _FRAME.get(node.name) != node.kind]
     steps = [op for op in operators if op.kind != "batch_norm"]
     unknown = [op.kind for op in steps if op.kind not in _KINDS]
     if unknown:
         return [f"the program holds operators that this check does not know: {', '.join(unknown)}"]
     kinds = [_KINDS[op.kind] for op in steps]
-    if [node.op_type for node in nodes] != kinds:
-        return [f"its operators are {[node.op_type for node in nodes]}, expected {kinds}"]
+    if [node.kind for node in nodes] != kinds:
+        return [f"its operators are {[node.kind for node in nodes]}, expected {kinds}"]
     problems = []
     for node, op in zip(nodes, steps):
-        found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         for name, value in _attributes(op).items():
-            if found.get(name) != value:
-                problems.append(f"{node.name}: {name} is {_said(found.get(name))}, expected {_said(value)}")
+            found = node.attributes.get(name)
+            if found != value:
+                problems.append(f"{node.name}: {name} is {_said(found)}, expected {_said(value)}")
     return problems
 
 
