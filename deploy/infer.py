@@ -17,6 +17,7 @@ if __package__ in (None, ""):
 from deploy.manifest import ModelError
 from deploy.seeds import Seeds
 
+BACKENDS = ("auto", "onnxruntime", "paddle", "openvino")
 EXAMPLES = """examples:
   python deploy/infer.py --n 100
   python deploy/infer.py --seeds 0,7,100-199 --format jpg --out faces
@@ -67,7 +68,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--grid", action=argparse.BooleanOptionalAction, default=True, help="grid.png of the first 100 (default: yes)"
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--backend", choices=("auto", "onnxruntime", "paddle"), default="auto", help="(default: auto)")
+    how.add_argument("--backend", choices=BACKENDS, default="auto", help="(default: auto: onnxruntime, else paddle)")
+    how.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: with --backend openvino (default: fp32)"
+    )
     how.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="(default: auto)")
     how.add_argument("--threads", type=_whole(0, 1024), default=0, help="0 is every core (default: 0)")
     how.add_argument("--batch-size", type=_whole(1, 4096), default=32, help="pictures per call (default: 32)")
@@ -99,6 +103,8 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         except ValueError as error:
             parser.error(str(error))
     arguments.out = arguments.out or Path("work/generate")
+    if arguments.precision == "bf16" and arguments.backend != "openvino":
+        parser.error("--precision bf16 needs --backend openvino: the others compute float32 on a CPU")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -108,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from deploy.runtimes import load_discriminator, load_generator  # numpy: not for --help and wrong usage
 
     where = {"backend": arguments.backend, "device": arguments.device, "threads": arguments.threads}
-    generator = load_generator(arguments.model, **where)
+    generator = load_generator(arguments.model, **where, precision=arguments.precision)
     result: dict[str, Any] = {"out": str(arguments.out), "backend": generator.backend, "device": generator.device}
     if arguments.interpolate is not None:
         text = _walk(arguments, generator, result)
@@ -163,7 +169,7 @@ def _walk(arguments: argparse.Namespace, generator: Any, result: dict[str, Any])
 def _verify(arguments: argparse.Namespace) -> int:
     from deploy.verify import table, verify
 
-    rows = verify(arguments.model, arguments.backend, arguments.device, arguments.threads)
+    rows = verify(arguments.model, arguments.backend, arguments.device, arguments.threads, arguments.precision)
     passed = all(row.passed for row in rows)
     if arguments.json:
         print(json.dumps({"passed": passed, "rows": [row._asdict() for row in rows]}))

@@ -1,4 +1,4 @@
-"""Run an exported model through ONNX Runtime or Paddle Inference; from outside the two are alike.
+"""Run an exported model through ONNX Runtime, Paddle Inference or OpenVINO; from outside they are alike.
 
     from deploy.runtimes import load_generator
     pictures = load_generator("work/export").generate(seeds=[1, 2, 3])  # float32 [3, 3, 64, 64] in [-1, 1]
@@ -28,8 +28,10 @@ from .manifest import Manifest, ModelEntry, ModelError, Signature, read_manifest
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32  # larger ones are no faster on a CPU, and cost memory
-BACKENDS = {"onnxruntime": "onnx", "paddle": "paddle"}  # backend -> kind of model, in the order of preference
-_LIBRARIES = {"onnx": ("onnxruntime", "onnxruntime"), "paddle": ("paddle", "paddlepaddle==3.2.2")}  # module, package
+BACKENDS = {"onnxruntime": "onnx", "paddle": "paddle", "openvino": "onnx"}  # backend -> kind of model it runs
+PREFERRED = ("onnxruntime", "paddle")  # what "auto" takes, in this order; OpenVINO only when it is named
+PRECISIONS = ("fp32", "bf16")
+_PACKAGES = {"onnxruntime": "onnxruntime", "paddle": "paddlepaddle==3.2.2", "openvino": "openvino"}  # module -> package
 _ONNX_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 _FIELD_1_LENGTH_8 = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)$", re.DOTALL)
 # How Paddle's C++ errors arrive: InvalidArgument, NotFound and Fatal, External, ResourceExhausted, ...
@@ -40,7 +42,8 @@ class Runtime:
     """One loaded model: `run` is one call of the runtime, `generate` turns any number of seeds into pictures.
 
     Attributes: backend - its name on the command line.  device - "cpu" or "gpu", what it really uses.
-    signature - names and shapes of input and output.  model_id - SHA-256 of its files, if it is from an export folder.
+    signature - names and shapes of input and output.  model_id - SHA-256 of its files, if it is from an export folder,
+    and the precision where that is not fp32: what decides about every pixel.
     """
 
     backend = ""
@@ -101,9 +104,8 @@ class OnnxRuntime(Runtime):
     backend = "onnxruntime"
 
     def __init__(self, model: bytes, signature: Signature, device: str = "auto", threads: int = 0):
-        ort = _import("onnx")
-        if _has_external_data(model):
-            raise ModelError("the model keeps weights in other files, which nobody checked. Export the model again.")
+        ort = _import("onnxruntime")
+        _refuse_external_data(model)
         super().__init__(signature, _choose_device(device, "CUDAExecutionProvider" in ort.get_available_providers()))
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or _cores()
@@ -216,15 +218,68 @@ class PaddleInference(Runtime):
             raise ModelError(f"Paddle Inference failed on {list(inputs.shape)}: {_one_line(error)}") from error
 
 
-def load_generator(folder: PathLike, backend: str = "auto", device: str = "auto", threads: int = 0) -> Runtime:
+class OpenVino(Runtime):
+    """An ONNX model in Intel's OpenVINO, on the CPU. Raises ModelError as OnnxRuntime does.
+
+    Args: model, threads - as OnnxRuntime's.  device - gpu falls back to the CPU with a warning.
+          precision - fp32, or bf16: products of numbers with 8 bits, which processors with AMX compute four times as
+          fast; others fall back to fp32 with a warning if they have no bfloat16, or compute it no faster.
+    """
+
+    backend = "openvino"
+
+    def __init__(
+        self, model: bytes, signature: Signature, device: str = "auto", threads: int = 0, precision: str = "fp32"
+    ):
+        openvino = _import("openvino")
+        _refuse_external_data(model)
+        super().__init__(signature, _choose_device(device, has_gpu=False))
+        # said even for fp32: left alone, OpenVINO takes bfloat16 wherever the processor has it
+        wanted = {"fp32": "f32", "bf16": "bf16"}[precision]
+        settings = {"INFERENCE_PRECISION_HINT": wanted, "INFERENCE_NUM_THREADS": threads or _cores()}
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot load the model: {_last_line(error)}") from error
+        if wanted == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            log.warning("This processor has no bfloat16; computing in float32.")
+        self._check(compiled)
+        self._request = compiled.create_infer_request()
+
+    def _check(self, compiled: Any) -> None:
+        expected = self.signature
+        for what, ports, name, dtype, shape in (
+            ("input", compiled.inputs, expected.input_name, "float32", expected.input_shape),
+            ("output", compiled.outputs, expected.output_name, expected.output_dtype, expected.output_shape),
+        ):
+            sizes = [-1 if n.is_dynamic else n.get_length() for n in ports[0].partial_shape] if len(ports) == 1 else []
+            is_right = sizes == [-1, *shape] and name in ports[0].names and ports[0].element_type.to_dtype() == dtype
+            if not is_right:
+                listed = "; ".join(str(port) for port in ports)
+                raise ModelError(
+                    f"the model's {what} is {listed[:200]}; the manifest says {name} {dtype} {['batch', *shape]}. "
+                    "Export the model again."
+                )
+
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
+        try:
+            return self._request.infer([inputs])[0]  # a copy: the next call may reuse the original
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO failed on a batch of {len(inputs)}: {_last_line(error)}") from error
+
+
+def load_generator(
+    folder: PathLike, backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "fp32"
+) -> Runtime:
     """The generator of an export folder, checked against its manifest, ready to `generate`.
 
-    Args: backend - auto, onnxruntime or paddle; auto takes the first that the folder has a model for and that is
-          installed.  device - auto, cpu or gpu; without a usable GPU, gpu falls back with a warning.
-          threads - for the CPU, 0 for every core.
+    Args: backend - auto, onnxruntime, paddle or openvino; auto takes the first that the folder has a model for and that
+          is installed, of the first two.  device - auto, cpu or gpu; without a usable GPU, gpu falls back with a
+          warning.  threads - for the CPU, 0 for every core.  precision - fp32, or bf16, which only openvino has.
     Raises ModelError saying what is missing, damaged or unexpected.
     """
-    return load_network(folder, "generator", backend, device, threads)
+    return load_network(folder, "generator", backend, device, threads, precision)
 
 
 def load_discriminator(folder: PathLike, backend: str = "auto", device: str = "auto", threads: int = 0) -> Runtime:
@@ -232,47 +287,69 @@ def load_discriminator(folder: PathLike, backend: str = "auto", device: str = "a
     return load_network(folder, "discriminator", backend, device, threads)
 
 
-def load_network(folder: PathLike, network: str, backend: str, device: str, threads: int) -> Runtime:
+def load_network(
+    folder: PathLike, network: str, backend: str, device: str, threads: int, precision: str = "fp32"
+) -> Runtime:
     """As `load_generator`, for "generator" or "discriminator"."""
     manifest = read_manifest(folder)
     if backend != "auto" and backend not in BACKENDS:
-        raise ValueError(f"backend must be auto, {' or '.join(BACKENDS)}, received {backend!r}")
-    wanted = list(BACKENDS) if backend == "auto" else [backend]
-    models = [m for m in (manifest.find(network, BACKENDS[name]) for name in wanted) if m is not None]
+        raise ValueError(f"backend must be auto, {', '.join(BACKENDS)}, received {backend!r}")
+    check_precision(backend, precision)
+    wanted = PREFERRED if backend == "auto" else [backend]
+    found = {name: manifest.find(network, BACKENDS[name]) for name in wanted}
+    models = {name: model for name, model in found.items() if model is not None}
     if not models:
         flag = "" if network == "generator" else " --network both"
         raise ModelError(
             f"{Path(folder)} holds no {network} for {' or '.join(wanted)}. "
             f"Run `python tools/export.py --format {'onnx' if backend == 'auto' else BACKENDS[backend]}{flag}`."
         )
-    installed = [m for m in models if is_installed(m.kind)]
-    return load_model(folder, manifest, (installed or models)[0], device, threads)
+    name = next((name for name in models if is_installed(name)), next(iter(models)))
+    return load_model(folder, manifest, models[name], name, device, threads, precision)
 
 
-def is_installed(kind: str) -> bool:
-    """Whether the library that runs models of this kind, "onnx" or "paddle", is there; it is not imported."""
-    return importlib.util.find_spec(_LIBRARIES[kind][0]) is not None
+def check_precision(backend: str, precision: str) -> None:
+    """Raise ValueError for a precision that is not known, or that this backend does not have."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, received {precision!r}")
+    if precision == "bf16" and backend != "openvino":
+        # Paddle 3.2.2's oneDNN kernel of a transposed convolution with folded BatchNorm fails in bfloat16
+        raise ValueError(f"bf16 is for the backend openvino; {backend} computes float32 on a CPU.")
+
+
+def is_installed(backend: str) -> bool:
+    """Whether the library of a backend is there; it is not imported."""
+    return importlib.util.find_spec(backend) is not None
 
 
 def load_model(
-    folder: PathLike, manifest: Manifest, model: ModelEntry, device: str = "auto", threads: int = 0
+    folder: PathLike,
+    manifest: Manifest,
+    model: ModelEntry,
+    backend: str,
+    device: str = "auto",
+    threads: int = 0,
+    precision: str = "fp32",
 ) -> Runtime:
     """One model of a manifest, from the very bytes whose checksums were verified."""
     contents = [read_verified(folder, manifest, name) for name in model.files]
-    runtime_class = OnnxRuntime if model.kind == "onnx" else PaddleInference
-    runtime = runtime_class(*contents, manifest.signature(model), device=device, threads=threads)
-    runtime.model_id = "-".join(manifest.files[name].sha256 for name in model.files)
+    how: dict[str, Any] = {"device": device, "threads": threads}
+    if backend == "openvino":
+        how["precision"] = precision
+    classes = {"onnxruntime": OnnxRuntime, "paddle": PaddleInference, "openvino": OpenVino}
+    runtime = classes[backend](*contents, manifest.signature(model), **how)
+    digests = [manifest.files[name].sha256 for name in model.files]
+    runtime.model_id = "-".join(digests if precision == "fp32" else [*digests, precision])
     return runtime
 
 
-def _import(kind: str) -> Any:
-    module, package = _LIBRARIES[kind]
+def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise ModelError(f"{module} is not installed. Run `python -m pip install {package}`.") from error
+        raise ModelError(f"{module} is not installed. Run `python -m pip install {_PACKAGES[module]}`.") from error
     except ImportError as error:
         raise ModelError(f"{module} is installed but cannot be imported: {_one_line(error)}") from error
 
@@ -292,13 +369,14 @@ def _import_paddle() -> Any:
     return paddle
 
 
-def _has_external_data(model: bytes) -> bool:
-    """Whether a tensor of an ONNX file says where else its weights are: onnxruntime before 1.20 opens any such file.
+def _refuse_external_data(model: bytes) -> None:
+    """Raise ModelError if a tensor of an ONNX file says where else its weights are: runtimes open any such file.
 
     It does so with a protobuf string "location" in field 1, whose tag and length have more than one valid spelling.
     """
     found = re.finditer(b"location", model)
-    return any(_FIELD_1_LENGTH_8.search(model[max(0, m.start() - 20) : m.start()]) for m in found)
+    if any(_FIELD_1_LENGTH_8.search(model[max(0, m.start() - 20) : m.start()]) for m in found):
+        raise ModelError("the model keeps weights in other files, which nobody checked. Export the model again.")
 
 
 def _onnxruntime_errors(ort: Any) -> tuple[type[Exception], ...]:
@@ -319,6 +397,11 @@ def _choose_device(device: str, has_gpu: bool) -> str:
 def _cores() -> int:
     """Cores that this process may use. onnxruntime's own count is the machine's, which is wrong in a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _last_line(error: BaseException) -> str:
+    """The line of OpenVINO's message that says what happened; those before it name its source files."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:300]
 
 
 def _one_line(error: BaseException) -> str:

@@ -22,11 +22,11 @@ from .files import PathLike
 from .images import to_uint8
 from .latents import latents
 from .manifest import Manifest, ModelEntry, ModelError, read_manifest, read_verified, verify_files
-from .runtimes import BACKENDS, is_installed, load_model
+from .runtimes import BACKENDS, PREFERRED, check_precision, is_installed, load_model
 
 # Largest allowed |difference| of pictures in [-1, 1], where one of 256 levels is 7.8e-3: more than where the export was
-# made, because another processor adds in another order. Half precision keeps 11 bits of every intermediate value.
-TOLERANCES = {"fp32": 2e-4, "fp16-weights": 2e-2, "fp16": 5e-2}
+# made, because another processor adds in another order. fp16 keeps 11 bits of every intermediate value, bf16 8.
+TOLERANCES = {"fp32": 2e-4, "fp16-weights": 2e-2, "fp16": 5e-2, "bf16": 1e-1}
 LARGEST_TOLERANCE = 0.1
 LARGEST_REFERENCE = 1 << 28  # bytes unpacked; a hostile .npz of some kilobytes could unpack to all the memory there is
 _NPZ_ERRORS = (  # what zipfile and numpy raise for hostile archives
@@ -49,24 +49,27 @@ class Row(NamedTuple):
     passed: bool
 
 
-def verify(folder: PathLike, backend: str = "auto", device: str = "auto", threads: int = 0) -> list[Row]:
+def verify(
+    folder: PathLike, backend: str = "auto", device: str = "auto", threads: int = 0, precision: str = "fp32"
+) -> list[Row]:
     """Check every checksum, then every generator with a float output that can run here, or those of one backend.
+
+    `precision` is what the backend computes in, whatever the model's own is; see `load_generator`.
 
     Raises ModelError for a wrong checksum, an export without a reference, or when nothing can run here. A model that
     computes something else is no error but a row that has not passed.
     """
+    check_precision(backend, precision)
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
     seeds, expected = _reference(folder, manifest)
     z = latents(seeds, manifest.latent_dim)
     rows = []
-    for name, kind in BACKENDS.items():
-        if backend not in ("auto", name) or (backend == "auto" and not is_installed(kind)):
-            continue
+    for name in [name for name in PREFERRED if is_installed(name)] if backend == "auto" else [backend]:
         for model in manifest.models:
-            if (model.network, model.kind) == ("generator", kind) and model.output_dtype != "uint8":
-                runtime = load_model(folder, manifest, model, device, threads)
-                figures = compare(expected, runtime.pictures(z), _tolerance(manifest, model))
+            if (model.network, model.kind) == ("generator", BACKENDS[name]) and model.output_dtype != "uint8":
+                runtime = load_model(folder, manifest, model, name, device, threads, precision)
+                figures = compare(expected, runtime.pictures(z), _tolerance(manifest, model, precision))
                 rows.append(Row(model.files[0], name, runtime.device, *figures))
     if not rows:
         raise ModelError(f"no generator of {Path(folder)} can run here with --backend {backend}.")
@@ -96,7 +99,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _tolerance(manifest: Manifest, model: ModelEntry) -> float:
+def _tolerance(manifest: Manifest, model: ModelEntry, precision: str) -> float:
     """What this model may differ by; more if the export's own measurement allowed more, as for very large weights."""
     rows = (manifest.parity or {}).get("rows")
     allowed = [
@@ -104,7 +107,7 @@ def _tolerance(manifest: Manifest, model: ModelEntry) -> float:
         for row in (rows if isinstance(rows, list) else [])
         if isinstance(row, dict) and row.get("model") == model.files[0] and isinstance(row.get("allowed"), float)
     ]
-    return min(LARGEST_TOLERANCE, max([TOLERANCES[model.precision], *allowed]))
+    return min(LARGEST_TOLERANCE, max([TOLERANCES[model.precision], TOLERANCES[precision], *allowed]))
 
 
 def _reference(folder: PathLike, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:

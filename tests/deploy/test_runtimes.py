@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import os
 import sys
@@ -14,10 +15,14 @@ from paddle.static import InputSpec
 from deploy import runtimes
 from deploy.latents import latents
 from deploy.manifest import ModelEntry, ModelError, Signature, read_manifest
-from deploy.runtimes import OnnxRuntime, PaddleInference, load_discriminator, load_generator
+from deploy.runtimes import OnnxRuntime, OpenVino, PaddleInference, load_discriminator, load_generator
 
 IMAGE = (3, 16, 16)
 SIGNATURE = Signature("z", (8,), "image", IMAGE)
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino, which is optional, is not installed"
+)
+ALL_BACKENDS = ["onnxruntime", "paddle", pytest.param("openvino", marks=needs_openvino)]
 
 
 class TinyGenerator(paddle.nn.Layer):
@@ -49,7 +54,7 @@ def both_exports(export):
     return export
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "paddle"])
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_pictures_are_what_numpy_computes(both_exports, backend):
     generator = load_generator(both_exports.folder, backend=backend, device="cpu")
     seeds = [5, 0, 4294967295]
@@ -59,7 +64,7 @@ def test_pictures_are_what_numpy_computes(both_exports, backend):
     assert generator.backend == backend and generator.device == "cpu"
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "paddle"])
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_a_seed_is_the_same_picture_whatever_its_batch(both_exports, backend):
     generator = load_generator(both_exports.folder, backend=backend, device="cpu")
     whole = generator.generate(range(7))
@@ -96,7 +101,7 @@ def test_batches_are_bounded(export):
     assert sizes == [32, 32, 6]
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "paddle"])
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 @pytest.mark.parametrize(
     "z",
     [np.zeros(shape, dtype) for shape, dtype in (((2, 9), "f4"), ((2, 8), "f8"), (8, "f4"), ((0, 8), "f4"))],
@@ -130,7 +135,11 @@ def test_auto_prefers_onnxruntime_and_takes_what_is_installed(both_exports, monk
 
 @pytest.mark.parametrize(
     ("backend", "module", "package"),
-    [("onnxruntime", "onnxruntime", "onnxruntime"), ("paddle", "paddle", "paddlepaddle")],
+    [
+        ("onnxruntime", "onnxruntime", "onnxruntime"),
+        ("paddle", "paddle", "paddlepaddle"),
+        ("openvino", "openvino", "openvino"),
+    ],
 )
 def test_a_missing_runtime_names_the_pip_command(both_exports, monkeypatch, backend, module, package):
     monkeypatch.setitem(sys.modules, module, None)
@@ -162,8 +171,55 @@ def test_models_that_the_folder_has_not_are_named_with_the_export_command(export
         load_discriminator(export.folder)
 
 
+def test_bfloat16_is_refused_where_it_cannot_be_had(both_exports):
+    for backend in ("auto", "onnxruntime", "paddle"):
+        with pytest.raises(ValueError, match=f"bf16 is for the backend openvino; {backend} computes float32"):
+            load_generator(both_exports.folder, backend=backend, precision="bf16")
+    with pytest.raises(ValueError, match="precision must be fp32 or bf16, received 'fp8'"):
+        load_generator(both_exports.folder, precision="fp8")
+
+
+@needs_openvino
+def test_pictures_of_another_precision_are_of_another_model(export):
+    ids = [load_generator(export.folder, "openvino", precision=name).model_id for name in ("fp32", "bf16")]
+    assert ids[1] == f"{ids[0]}-bf16"
+
+
+@needs_openvino
+@pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 100], ids=["empty", "text", "zeros"])
+def test_what_is_no_model_is_one_sentence_in_openvino_too(content):
+    with pytest.raises(ModelError, match="OpenVINO cannot load the model: (?!Exception from)") as caught:
+        OpenVino(content, SIGNATURE)
+    assert "\n" not in str(caught.value)
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "noise"}, r"input is .*noise.*; the manifest says z float32 \['batch', 8\]"),
+        ({"out": "picture"}, r"output is .*picture"),
+        ({"batch": 4}, r"input is .*\[4,8\]"),
+        ({"latent_dim": 9}, r"the manifest says z float32 \['batch', 8\]"),
+        ({"size": 8}, r"output is .*\[\?,3,8,8\]"),
+    ],
+)
+def test_openvino_refuses_another_signature(make_generator, change, message):
+    size, width = change.pop("size", 16), change.pop("latent_dim", 8)
+    content = make_generator(np.zeros((width, 3, size, size), "f4"), tail=(3, size, size), **change)
+    with pytest.raises(ModelError, match=message):
+        OpenVino(content, SIGNATURE)
+
+
+@needs_openvino
+def test_openvino_computes_on_the_cpu_and_says_so(export, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert load_generator(export.folder, "openvino", device="gpu").device == "cpu"
+    assert [r.message for r in caplog.records] == ["This installation cannot use a GPU; computing on the CPU."]
+
+
 def test_unknown_backend_and_device_are_refused(export):
-    with pytest.raises(ValueError, match="backend must be auto, onnxruntime or paddle, received 'torch'"):
+    with pytest.raises(ValueError, match="backend must be auto, onnxruntime, paddle, openvino, received 'torch'"):
         load_generator(export.folder, backend="torch")
     with pytest.raises(ValueError, match="device must be auto, cpu or gpu, received 'tpu'"):
         load_generator(export.folder, device="tpu")
