@@ -317,7 +317,7 @@ class FakeOrt:
 
     def __init__(self, real, cuda_starts):
         self.capi, self.SessionOptions, self._cuda_starts = real.capi, real.SessionOptions, cuda_starts
-        self._real = real
+        self._real, self.__version__ = real, real.__version__
 
     def get_available_providers(self):
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]

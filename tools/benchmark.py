@@ -1,0 +1,96 @@
+"""How fast this project is on this machine: training, data or drawing, beside its peers, in the same rounds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tools.benchmarks import machine
+from tools.console import add_log_level, run, start_logging
+
+EXAMPLES = """examples:
+  # a training iteration at batch 128: Paddle's operators, oneDNN's, torch; and how far each is from the floor
+  python tools/benchmark.py train
+  # preparing and loading, beside the tutorial's way; then 10,000 and 50,000 pictures in time and memory
+  python tools/benchmark.py data --counts 10000,50000
+  # drawing at batch sizes 1, 16 and 128, and a cold start of deploy/infer.py
+  python tools/benchmark.py infer --json
+
+Peers that are not installed are left out: pip install -r requirements-bench.txt
+Figures of a busy machine are as good as their number of rounds: believe ratios, and give more --rounds.
+"""
+PEERS = {"train": ("torch",), "data": ("tutorial",), "infer": ("torch",)}
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("what", choices=PEERS, help="train: one iteration; data: prepare and load; infer: draw")
+    flags.add_argument(
+        "--against", default="all", metavar="PEERS", help="torch, tutorial (of data), all or none (default: all)"
+    )
+    flags.add_argument("--rounds", type=int, default=8, help="of every case, forwards and backwards (default: 8)")
+    flags.add_argument("--batch-size", type=_numbers, metavar="N", help="(default: 128; of infer: 1,16,128)")
+    flags.add_argument("--image-size", type=int, default=64, metavar="S", help="pixels (default: 64)")
+    flags.add_argument("--base-channels", type=int, default=64, metavar="C", help="of both networks (default: 64)")
+    flags.add_argument("--threads", type=int, default=0, help="0: one for each core (default: 0)")
+    flags.add_argument(
+        "--data", type=pathlib.Path, help="data: a folder of .jpg files (default: 2,000 drawn faces of CelebA's size)"
+    )
+    flags.add_argument("--counts", type=_numbers, default=[], help="data: how cost grows with so many drawn faces")
+    flags.add_argument(
+        "--model", type=pathlib.Path, help="infer: an export --format all (default: random weights, exported for it)"
+    )
+    flags.add_argument("--json", action="store_true", help="one line of JSON on stdout instead of tables")
+    add_log_level(flags)
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags = parser()
+    args = flags.parse_args(argv)
+    start_logging(args.log_level)
+    against = _peers(flags, args)
+    args.threads = args.threads or machine.core_count()
+    args.batch_size = args.batch_size or ([1, 16, 128] if args.what == "infer" else [128])
+
+    from tools.benchmarks import report
+
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        tables = report.RUNS[args.what](args, against, pathlib.Path(scratch), _say)
+    result: dict[str, Any] = {"benchmark": args.what, "machine": machine.describe(), "tables": tables}
+    print(json.dumps(result) if args.json else report.text(result))
+    return 0
+
+
+def _peers(flags: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
+    known = PEERS[args.what]
+    if args.against in ("all", "none"):
+        return list(known) if args.against == "all" else []
+    wanted = args.against.split(",")
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        flags.error(f"--against of {args.what} may be all, none or {', '.join(known)}, received {unknown[0]!r}")
+    return wanted
+
+
+def _numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 10**7 for part in parts):
+        raise argparse.ArgumentTypeError(f"whole numbers of 1 to 10,000,000, received {text!r}")
+    return [int(part) for part in parts]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,86 @@
+"""What a figure was measured on: processor, cores, load and versions; and how fast it multiplies and moves numbers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .measure import Run
+
+SIDE = 2048  # of the square matrices that are multiplied
+PRODUCT_FLOP = 2 * SIDE**3
+COPIED_BYTES = 1 << 28  # far more than a cache holds; a copy reads and writes them
+LIBRARIES = ("paddlepaddle", "onnxruntime", "openvino", "torch", "numpy", "opencv-python-headless", "scikit-image")
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
+
+
+def describe() -> dict[str, Any]:
+    """Plain values: processor, cores this process may use, vector units, load average, versions."""
+    return {
+        "processor": _processor("model name") or platform.processor() or platform.machine(),
+        "cores": core_count(),
+        "vector_units": sorted(set(_FLAGS) & set(_processor("flags").split())),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": _versions(),
+    }
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def paddle_product(threads: int) -> Run:
+    """Multiply two float32 matrices as Paddle does."""
+    from dcgan.quiet import import_paddle
+
+    import_paddle()
+    import paddle
+
+    paddle.base.core.set_num_threads(threads)
+    a, b = (paddle.full([SIDE, SIDE], value) for value in (0.5, 0.25))
+    return lambda: paddle.matmul(a, b)
+
+
+def torch_product(threads: int, dtype: str) -> Run:
+    """Multiply two matrices as torch does, which has bfloat16 on a CPU."""
+    import torch
+
+    torch.set_num_threads(threads)
+    a, b = (torch.full([SIDE, SIDE], value, dtype=getattr(torch, dtype)) for value in (0.5, 0.25))
+    return lambda: a @ b
+
+
+def memory_copy(threads: int) -> Run:
+    """Copy COPIED_BYTES, each thread its share."""
+    source = np.ones(COPIED_BYTES, np.uint8)
+    target = np.empty_like(source)
+    parts = list(zip(np.array_split(source, threads), np.array_split(target, threads)))
+    pool = ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
+
+
+def _processor(name: str) -> str:
+    """One line of /proc/cpuinfo, "" where there is none."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(rf"^{name}\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
+    return found[1] if found else ""
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,137 @@
+"""The three benchmarks as lists of tables, plain values fit for JSON; and those tables as text."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import data, infer, train, work
+from .measure import Case, Timing, measure
+
+Say = Callable[[str], object]
+_FLOOR_NAMES = ("matrix product, float32", "matrix product, bfloat16", "copy of memory")
+
+
+def run_train(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
+    """One table a batch size."""
+    tables = []
+    for size in args.batch_size:
+        sizes = (100, args.base_channels, args.image_size, size)
+        cases = train.cases(size, args.base_channels, args.image_size, args.threads, against)
+        todo = {4: work.training_step(*sizes), 2: work.training_step(*sizes, bytes_per_number=2)}
+        title = f"one training iteration of {size} pictures, {args.image_size} x {args.image_size}, {_of(args)}"
+        tables.append(_with_floor(title, cases, args.rounds, say, todo))
+    return tables
+
+
+def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
+    """One table a batch size, and the cold start."""
+    if args.model is None:
+        say("exporting a generator with random weights")
+        folder = infer.export_random(scratch, args.base_channels, args.image_size)
+    else:
+        folder = shutil.copytree(args.model, scratch / "export")  # nothing is written into a user's export
+        if (folder / "generator.pdiparams").is_file():
+            infer.write_stock(folder)
+    tables = []
+    for size in args.batch_size:
+        todo = {b: infer.picture_work(args.base_channels, args.image_size, size, b) for b in (4, 2)}
+        cases = infer.cases(folder, size, args.base_channels, args.image_size, args.threads, against)
+        tables.append(_with_floor(f"drawing {size} pictures, {_of(args)}", cases, args.rounds, say, todo))
+    cold = infer.cold_cases(folder, scratch / "pictures")
+    tables.append(_table("a cold start, each time a new process", *measure(cold, args.rounds, say)))
+    return tables
+
+
+def run_data(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
+    """Preparing; loading; and how both grow, if asked for."""
+    say("writing JPEG files" if args.data is None else f"reading {args.data}")
+    pictures = args.data or data.write_jpegs(scratch / "jpegs", 2000)
+    cases = data.prepare_cases(pictures, scratch, args.image_size, against)
+    prepared, skipped = measure(cases, args.rounds, say)
+    tables = [_table(f"preparing {cases[0].units:,.0f} JPEG files", prepared, skipped)]
+    small = scratch / "tutorial" if "tutorial" in against else pictures
+    loaders = data.loader_cases(small, scratch / "packed.npy", int(cases[0].units), 20, against)
+    tables.append(_table("loading what was prepared, in batches of 128", *measure(loaders, args.rounds, say)))
+    if args.counts:
+        say(f"preparing {', '.join(f'{n:,}' for n in args.counts)} drawn faces")
+        tables.append({"title": "growth", "growth": data.growth(args.counts, scratch, args.image_size)})
+    return tables
+
+
+RUNS = {"train": run_train, "data": run_data, "infer": run_infer}
+
+
+def _of(args: argparse.Namespace) -> str:
+    return f"{args.base_channels} channels, {args.threads} threads"
+
+
+def _table(title: str, timings: list[Timing], skipped: dict[str, str]) -> dict[str, Any]:
+    rows = [timing.row(timings[0]) for timing in timings]
+    return {"title": title, "rows": rows, "skipped": skipped}
+
+
+def _with_floor(title: str, cases: list[Case], rounds: int, say: Say, todo: dict[int, work.Work]) -> dict[str, Any]:
+    """A table whose rows also say how many times the floor of their precision they take."""
+    timings, skipped = measure(cases, rounds, say)
+    rates = {t.case.name: t.per_second for t in timings if t.case.name in _FLOOR_NAMES}
+    floors = train.floor(rates, todo[4], todo[2])
+    table = _table(title, [t for t in timings if t.case.name not in _FLOOR_NAMES], skipped)
+    for row in table["rows"]:
+        least = floors.get("bfloat16" if "bfloat16" in row["name"] else "float32")
+        if least:
+            row["times_the_floor"] = row["median_seconds"] / max(least.values())
+    return {**table, "rates": rates, "floor": floors, "flop": todo[4].flop, "bytes_of_float32": todo[4].bytes}
+
+
+# ---- text -----------------------------------------------------------------------------------------------------------
+
+
+def text(result: dict[str, Any]) -> str:
+    """The whole result for a person."""
+    its = result["machine"]
+    lines = [
+        f"{its['processor']}, {its['cores']} cores, {' '.join(its['vector_units']) or 'no vector units known'}; "
+        f"load {', '.join(f'{n:.1f}' for n in its['load_average'])}; {its['system']}",
+        f"Python {its['python']}, " + ", ".join(f"{name} {number}" for name, number in its["versions"].items()),
+    ]
+    for table in result["tables"]:
+        lines += ["", table["title"], *(_growth(table["growth"]) if "growth" in table else _rows(table))]
+    return "\n".join(lines)
+
+
+def _rows(table: dict[str, Any]) -> list[str]:
+    width = max(len(row["name"]) for row in table["rows"]) + 2
+    lines = [f"{'':{width}}{'median s':>10}{'fastest s':>11}{'per second':>12}{'ratio':>8}{'x floor':>9}"]
+    for row in table["rows"]:
+        above = f"{row['times_the_floor']:9.1f}" if "times_the_floor" in row else ""
+        lines.append(
+            f"{row['name']:{width}}{row['median_seconds']:10.4g}{row['fastest_seconds']:11.4g}"
+            f"{row['per_second']:12,.0f}{row['ratio']:8.2f}{above}"
+        )
+        lines += [f"{'':4}{note}" for note in row["notes"]]
+    lines += [f"{name}: left out, {reason}" for name, reason in table["skipped"].items()]
+    if "rates" in table:
+        shown = (
+            f"{name} {rate / 1e9:,.0f} G{'B' if 'copy' in name else 'FLOP'}/s" for name, rate in table["rates"].items()
+        )
+        lines.append(
+            f"floor: {table['flop'] / 1e9:,.1f} GFLOP, {table['bytes_of_float32'] / 1e9:,.2f} GB; " + ", ".join(shown)
+        )
+        lines += [
+            f"  {dtype}: {least['compute_seconds']:.4f} s to compute, {least['memory_seconds']:.4f} s to move"
+            for dtype, least in table["floor"].items()
+        ]
+    return lines
+
+
+def _growth(rows: list[dict[str, float]]) -> list[str]:
+    lines = [f"{'pictures':>10}{'prepare s':>12}{'peak MiB':>10}{'file MB':>10}{'epoch s':>10}"]
+    return lines + [
+        f"{row['pictures']:10,}{row['prepare_seconds']:12.1f}{row['prepare_peak_mib']:10.0f}{row['file_mb']:10.0f}"
+        f"{row['epoch_seconds']:10.2f}"
+        for row in rows
+    ]

@@ -1,0 +1,76 @@
+"""DCGAN in torch, as its own users would write it to be fast on a CPU: what this project is compared with."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+from torch import nn
+
+from .measure import Run
+from .work import Layer, discriminator, generator
+
+LATENT_DIM = 100
+
+
+def networks(base_channels: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator with the layers of dcgan.networks, in channels_last."""
+    g = _stack(generator(LATENT_DIM, base_channels, image_size), nn.ConvTranspose2d, nn.ReLU(), nn.Tanh())
+    d = _stack(discriminator(base_channels, image_size), nn.Conv2d, nn.LeakyReLU(0.2), nn.Identity())
+    del d[1]  # the discriminator's first layer has no BatchNorm
+    return g.to(memory_format=torch.channels_last), d.to(memory_format=torch.channels_last)
+
+
+def _stack(layers: list[Layer], convolution: type[nn.Module], activation: nn.Module, last: nn.Module) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for layer in layers:
+        stride, padding = (1, 0) if 1 in (layer.side_in, layer.side_out) else (2, 1)
+        modules.append(convolution(layer.channels_in, layer.channels_out, 4, stride, padding, bias=False))
+        modules += [nn.BatchNorm2d(layer.channels_out), activation]
+    return nn.Sequential(*modules[:-2], last)
+
+
+def adversarial_step(real: np.ndarray, base_channels: int, image_size: int, threads: int, dtype: str) -> Run:
+    """One iteration: one pass of G, D learns from real and drawn pictures in one backward pass, G from a frozen D."""
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    g, d = networks(base_channels, image_size)
+    g_adam, d_adam = (torch.optim.Adam(n.parameters(), 2e-4, betas=(0.5, 0.999)) for n in (g, d))
+    pictures = torch.from_numpy(real).to(memory_format=torch.channels_last)
+    half = dtype == "bfloat16"
+
+    def precision() -> contextlib.AbstractContextManager:
+        return torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
+
+    def loss(images: torch.Tensor, is_real: bool) -> torch.Tensor:
+        with precision():
+            logits = d(images).float()
+        return nn.functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(is_real)))
+
+    def step() -> None:
+        with precision():
+            fake = g(torch.randn(len(pictures), LATENT_DIM, 1, 1))
+        d_adam.zero_grad()
+        (loss(pictures, True) + loss(fake.detach(), False)).backward()
+        d_adam.step()
+        d.requires_grad_(False)
+        g_adam.zero_grad()
+        loss(fake, True).backward()
+        g_adam.step()
+        d.requires_grad_(True)
+
+    return step
+
+
+def drawing(base_channels: int, image_size: int, batch_size: int, threads: int, dtype: str) -> Run:
+    """One forward pass of a generator in eval mode, BatchNorm folded by nobody."""
+    torch.set_num_threads(threads)
+    g = networks(base_channels, image_size)[0].eval().to(getattr(torch, dtype))
+    z = torch.randn(batch_size, LATENT_DIM, 1, 1).to(getattr(torch, dtype))
+
+    def draw() -> np.ndarray:
+        with torch.inference_mode():
+            return g(z).float().numpy()
+
+    return draw
