@@ -1,7 +1,8 @@
 """What watches a run: log lines, sample grids, checkpoints, the watchdog. One small class each.
 
 Callbacks act through public members of the model. Numbers are read from the device by `Recorder`, on log steps only;
-pictures by `SampleGrid` and `QualityMeter`, on theirs.
+pictures by `SampleGrid` and `QualityMeter`, on theirs. Where several processes train, those that compute together,
+and say so, belong to each of them; files are the writer's business (see dcgan.distributed).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from paddle.callbacks import Callback, ProgBarLogger
 
 from .checkpoint import folder_name, list_checkpoints, read_state, remove_checkpoint
 from .data.packed import PackedData
+from .distributed import ALONE, World
 from .engine import read_scalars, tensors_of
 from .errors import CheckpointError, CollapseError, TrainingError
 from .evaluate import mean_similarity, sliced_wasserstein
@@ -64,7 +66,7 @@ class Recorder(Callback):
 
     A record holds step, epoch (counted from 1), loss_d, loss_g, score_real = mean D(x), score_fake = mean D(G(z)),
     gradient norms of both networks, pictures per second, elapsed and remaining seconds, and what `measures`, functions
-    by name, return.
+    by name, return. Several processes make it together: losses and scores are means over them, pictures their sum.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Recorder(Callback):
         self._first_step = self.model.global_step
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
-        self._pictures += (logs or {}).get("batch_size", 0)
+        self._pictures += (logs or {}).get("batch_size", 0) * self.model.world.size
         if self.model.global_step % self._every == 0 or self.model.global_step == self._last_step:
             record = self._record()
             for sink in self._sinks:
@@ -89,7 +91,7 @@ class Recorder(Callback):
     def _record(self) -> Record:
         model = self.model
         norms = {f"gradient_norm_{name[0]}": norm for name, norm in model.gradient_norms().items()}
-        values = read_scalars({**model.scalars, **norms})  # the device is waited for here and nowhere else
+        values = read_scalars({**model.scalars, **norms}, model.world)  # the device is waited for here, nowhere else
         now = time.monotonic()
         done = model.global_step - self._first_step
         record = {
@@ -165,7 +167,8 @@ class SampleGrid(Callback):
 
     `spread` is the standard deviation over the pictures, averaged over the pixels, in units of [-1, 1]: near 0 when
     all seeds give one face. A resumed run hands over the value it had.
-    Beside `folder`, `comparison.png` always shows the first training pictures next to the latest grid.
+    Beside `folder`, `comparison.png` always shows the first training pictures next to the latest grid. Several
+    processes draw it together.
     """
 
     def __init__(
@@ -187,13 +190,16 @@ class SampleGrid(Callback):
     def draw(self) -> None:
         """Write `step-NNNNNNNN.png` now."""
         model = self.model
-        pictures = model.generate(GRID_SEEDS)
+        pictures = model.generate_together(GRID_SEEDS)
+        losses = {name: model.scalars[name] for name in ("loss_d", "loss_g") if name in model.scalars}
+        losses = read_scalars(losses, model.world)
+        if not model.world.is_writer:
+            return
         # Not where a session happens to end: a resumed run must not differ. Nor of an untrained generator.
         if model.global_step and model.global_step % self._every == 0:
             self.spread = float(pictures.std(axis=0).mean())
         title = f"step {model.global_step}"
-        if model.scalars:
-            losses = read_scalars({name: model.scalars[name] for name in ("loss_d", "loss_g")})
+        if losses:
             epoch, batch = epoch_number(model), model.epoch_step or model.epoch_length
             title = f"Epoch {epoch} Batch {batch} - D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
         drawn = with_title(grid(to_uint8(pictures)), title)
@@ -290,7 +296,7 @@ class QualityMeter(Callback):
     `figures` are the latest, None before the first: distance (see dcgan.evaluate.sliced_wasserstein; smaller is better)
     and similarity, of generated and of real pictures (see dcgan.evaluate.mean_similarity). `protocol` says in one word
     how they were measured. `state` is what a resumed run remembers: its figures count if they are of this protocol.
-    Costs a second or two of a CPU each time.
+    Costs a second or two of a CPU each time. Several processes draw the pictures together; the writer measures.
     """
 
     COUNT = 500
@@ -307,7 +313,9 @@ class QualityMeter(Callback):
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
         if self._every and self.model.global_step % self._every == 0:
-            fake = to_uint8(self.model.generate(range(len(self._real))))
+            fake = to_uint8(self.model.generate_together(range(len(self._real))))
+            if not self.model.world.is_writer:
+                return
             self.figures["distance"] = sliced_wasserstein(self._real, fake)["mean"]
             if len(fake) > 1:
                 self.figures["similarity"] = mean_similarity(fake)
@@ -318,7 +326,8 @@ class CheckpointSaver(Callback):
     """A checkpoint every `every` iterations and at the end.
 
     Kept are the newest `keep`, the newest whose run was healthy, and the best by the run's own measure (the smallest
-    `distance` in its `extra`, of those measured as the newest was).
+    `distance` in its `extra`, of those measured as the newest was). Several processes first make sure together that
+    they hold the same numbers; then one writes.
     """
 
     def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
@@ -345,9 +354,15 @@ class CheckpointSaver(Callback):
 
     def save(self) -> None:
         """Write a checkpoint of this moment, unless it is there, then delete those that are not to be kept."""
-        if self._saved_step != self.model.global_step:
-            self.model.save(self._folder / folder_name(self.model.global_step), extra=self._extra())
-            self._saved_step = self.model.global_step
+        model = self.model
+        is_due = model.world.share(self._saved_step != model.global_step)  # the writer knows what was there
+        if is_due:
+            model.check_replicas()
+        if not model.world.is_writer:
+            return
+        if is_due:
+            model.save(self._folder / folder_name(model.global_step), extra=self._extra())
+            self._saved_step = model.global_step
         saved = list_checkpoints(self._folder)
         kept = {*saved[-self._keep :], last_healthy(saved), best(saved)}
         for path in saved:
@@ -389,11 +404,12 @@ class Watchdog:
     WARM_UP_STEPS = 200  # an untrained generator draws one grey picture for every seed
     WINNING_RECORDS = 20  # so many records in a row with D all but certain
 
-    def __init__(self, real_spread: float, records: Sequence[Record], on_collapse: str = "warn"):
+    def __init__(self, real_spread: float, records: Sequence[Record], on_collapse: str = "warn", world: World = ALONE):
         self._real_spread, self._records, self._on_collapse = real_spread, records, on_collapse
+        self._world = world
 
     def __call__(self, record: Record) -> None:
-        record["state"], record["reason"] = self._judge(record)
+        record["state"], record["reason"] = self._world.share(self._judge(record))  # one judge: all stop, or none
         before = self._records[-1].get("state", "OK") if self._records else "OK"
         if record["state"] != before:
             reason = f": {record['reason']}" if record["reason"] else ""
@@ -428,18 +444,25 @@ class Watchdog:
 class SignalStop(Callback):
     """SIGINT and SIGTERM end training after the running iteration; a second one ends the process at once.
 
-    The handlers stay until `restore`, which is to be called when everything is saved.
+    The handlers stay until `restore`, which is to be called when everything is saved. Several processes stop after the
+    same iteration, the first after any of them has heard a signal.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = ALONE) -> None:
         super().__init__()
+        self._world = world
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._previous = {number: signal.signal(number, self._stop) for number in self.SIGNALS}
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self._world.size > 1:
+            self.received = self._world.agree(self.received or 0) or None
+            self.model.stop_training |= self.received is not None
 
     def restore(self) -> None:
         """Put back the handlers that were there before."""
@@ -449,6 +472,8 @@ class SignalStop(Callback):
 
     def _stop(self, number: int, frame: Any) -> None:
         self.received = number
+        if self._world.size > 1:  # the launcher says it three times within a second, and kills after 30 s
+            return
         self.model.stop_training = True
         for each in self.SIGNALS:
             signal.signal(each, signal.SIG_DFL)

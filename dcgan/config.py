@@ -47,7 +47,9 @@ class TrainConfig:
 
     epochs: int = _setting(5, "optimisation", "passes over the data")
     steps: int = _setting(0, "optimisation", "end after this many iterations whatever --epochs says; 0: no such limit")
-    batch_size: int = _setting(128, "optimisation", "pictures per discriminator step")
+    batch_size: int = _setting(
+        128, "optimisation", "pictures per discriminator step, of each process if there are several"
+    )
     loss: str = _setting("bce", "optimisation", "objective", ("bce", "hinge", "lsgan"))
     lr: float = _setting(2e-4, "optimisation", "Adam's learning rate")
     lr_d: float = _setting(
@@ -90,6 +92,9 @@ class TrainConfig:
         "who computes the layers on a CPU: Paddle's operators, or oneDNN from Paddle's wheel, twice as fast; "
         "auto: oneDNN where it fits",
         ("auto", "paddle", "onednn"),
+    )
+    sync_bn: bool = _setting(
+        False, "optimisation", "BatchNorm over the batches of all processes together instead of each its own; GPUs only"
     )
     seed: int = _setting(0, "optimisation", "fixes first weights, latents and the order of the data")
     device: str = _setting("auto", "optimisation", "auto: a GPU if Paddle sees one; or cpu, gpu, gpu:1, ...")
@@ -183,7 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Settings that may differ between a checkpoint and the run that continues it.
 CHANGEABLE = frozenset(
-    "epochs steps device amp amp_dtype cpu_kernels workers out log_every sample_every checkpoint_every keep "
+    "epochs steps device amp amp_dtype sync_bn cpu_kernels workers out log_every sample_every checkpoint_every keep "
     "evaluate_every visualdl on_collapse".split()
 )
 

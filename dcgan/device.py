@@ -6,6 +6,7 @@ The GPU parts of this file have never run on a GPU; tests cover what they decide
 from __future__ import annotations
 
 import logging
+import os
 from typing import NamedTuple
 
 import paddle
@@ -32,14 +33,15 @@ class Precision(NamedTuple):
 def choose_device(name: str = "auto") -> str:
     """Make Paddle compute on `name` and return what it is, "cpu" or "gpu:0".
 
-    "auto" takes a GPU when this Paddle was built for CUDA and sees one. Raises ValueError when a GPU is asked for by
-    name and there is none.
+    "auto" takes a GPU when this Paddle was built for CUDA and sees one; under `paddle.distributed.launch`, the card
+    that it chose for this process. Raises ValueError when a GPU is asked for by name and there is none.
     """
+    card = "gpu:" + os.environ.get("FLAGS_selected_gpus", "0").split(",")[0]  # noqa: SIM112 - Paddle's spelling
     if name == "auto":
         visible = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
         if paddle.is_compiled_with_cuda() and not visible:
             log.warning("This Paddle is built for CUDA but sees no GPU; computing on the CPU.")
-        name = "gpu:0" if visible else "cpu"
+        name = card if visible else "cpu"
     elif name != "cpu" and not name.startswith("gpu"):
         raise ValueError(f"device must be auto, cpu, gpu or gpu:N, received {name!r}")
     elif name.startswith("gpu") and not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0):

@@ -25,6 +25,7 @@ from deploy.latents import key, latents
 from .augment import Augmentation
 from .checkpoint import Checkpoint, Tensors, read_checkpoint, write_checkpoint
 from .device import Precision
+from .distributed import ALONE, World
 from .errors import CheckpointError, TrainingError
 from .files import PathLike
 from .losses import OBJECTIVES, Objective
@@ -41,7 +42,7 @@ class AdversarialModel(paddle.Model):
     Args: generator - Layer: latents -> images.  discriminator - Layer: images -> logits.
           latent_spec, image_spec - InputSpecs of the two inputs, named, with a batch axis of None. A batch that does
           not fit is refused.  ema_decay - per iteration; 0 keeps no averaged generator.  seed - of the training
-          latents.
+          latents.  world - the processes that train together, see dcgan.distributed.
     `network` is the generator that draws and is exported: the averaged one where there is one.
     Counters: `epoch` (whole epochs done), `epoch_step` (iterations done of the current one), `global_step`. While it
     fits, `epoch_length` is the number of iterations in an epoch, None if the loader does not know. `last_step`, set by
@@ -56,13 +57,14 @@ class AdversarialModel(paddle.Model):
         image_spec: InputSpec,
         ema_decay: float = 0.0,
         seed: int = 0,
+        world: World = ALONE,
     ):
         if not paddle.in_dynamic_mode():
             raise RuntimeError("AdversarialModel needs dynamic mode: call paddle.disable_static() first")
         super().__init__(generator, inputs=[latent_spec])
         self.generator, self.discriminator = generator, discriminator
         self.latent_spec, self.image_spec = latent_spec, image_spec
-        self.ema_decay, self.seed = ema_decay, seed
+        self.ema_decay, self.seed, self.world = ema_decay, seed, world
         if ema_decay:
             self.network = _frozen_copy(generator)
         self.epoch, self.epoch_step, self.global_step = 0, 0, 0
@@ -149,7 +151,8 @@ class AdversarialModel(paddle.Model):
         self.generator.train()
         self.discriminator.train()
         self._draws = 0
-        paddle.seed(key(self.seed, _TRAINING_NOISE, self.global_step))  # whatever is drawn below has no history
+        own = [self.world.rank] if self.world.rank else []
+        paddle.seed(key(self.seed, _TRAINING_NOISE, self.global_step, *own))  # whatever is drawn below has no history
         self._set_learning_rates()
         size = real.shape[0] // self.d_steps
         for i in range(self.d_steps):
@@ -160,6 +163,9 @@ class AdversarialModel(paddle.Model):
             if step:  # the first generator step reuses the pictures that the discriminator has just judged
                 fake = self._fakes(batch.shape[0])
             self.generator_step(fake)
+        # Each process saw the statistics of its own batches. Averaged at once, not only for a checkpoint, all of them
+        # hold the same numbers after every iteration, wherever a run is stopped.
+        self.world.average(self._running_statistics())
         self._update_average()
         self._statistics_are_stale = True
         self.global_step += 1
@@ -198,11 +204,17 @@ class AdversarialModel(paddle.Model):
         optimizer.clear_grad(set_to_zero=False)
         if scaler is None:
             loss.backward()
+            self._average_gradients(name)
             optimizer.step()
         else:
             scaler.scale(loss).backward()
+            self._average_gradients(name)  # still scaled: an overflow in one process is seen by all, and all skip
             scaler.step(optimizer)
             scaler.update()
+
+    def _average_gradients(self, name: str) -> None:
+        parameters = self._networks()[name].parameters()
+        self.world.average([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def _set_learning_rates(self) -> None:
         """A function of the iteration, so that nothing has to be saved."""
@@ -223,8 +235,11 @@ class AdversarialModel(paddle.Model):
             return self.generator(self._draw(count))
 
     def _draw(self, count: int) -> paddle.Tensor:
-        """Training latents [count, *latent shape]: a function of (seed, iteration, draw): nothing to save."""
-        first = key(self.seed, _TRAINING_LATENTS, self.global_step, self._draws)
+        """Training latents [count, *latent shape]: a function of (seed, iteration, draw): nothing to save.
+
+        Processes take adjoining ranges: together they draw what one process with their summed batch would draw.
+        """
+        first = key(self.seed, _TRAINING_LATENTS, self.global_step, self._draws) + self.world.rank * count
         self._draws += 1
         seeds = (first + np.arange(count, dtype=np.int64)) % (1 << 32)
         return paddle.to_tensor(self._latents(seeds))
@@ -322,6 +337,13 @@ class AdversarialModel(paddle.Model):
             parts = [network(paddle.to_tensor(z[i : i + batch_size])) for i in range(0, len(z), batch_size)]
             return np.concatenate([part.astype("float32").numpy() for part in parts])
 
+    def generate_together(self, seeds: Sequence[int]) -> np.ndarray:
+        """As `generate`, each process drawing a part: all of them must call it, and all receive all pictures."""
+        share = math.ceil(len(seeds) / self.world.size)
+        padded = np.resize(np.asarray(seeds), share * self.world.size)  # equal shares; what is too much is cut off
+        own = padded[self.world.rank * share : (self.world.rank + 1) * share]
+        return self.world.gather(self.generate(own))[: len(seeds)]
+
     def predict_batch(self, inputs: Any) -> list:
         """As `generate`, from latents instead of seeds: a list of one array."""
         self.drawing_network()
@@ -366,11 +388,8 @@ class AdversarialModel(paddle.Model):
         if spoiled:
             raise TrainingError(f"not saved: {len(spoiled)} tensors are not finite, {spoiled[0]} among them.")
         state = {
-            "epoch": self.epoch,
-            "epoch_step": self.epoch_step,
-            "global_step": self.global_step,
-            "seed": self.seed,
-            "scalers": {name: _scaler_state(scaler) for name, scaler in self._scalers.items()},
+            **self._counters(),
+            "scalers": self._scaler_states(),
             "extra": dict(extra or {}),
         }
         write_checkpoint(path, groups, state)
@@ -403,13 +422,60 @@ class AdversarialModel(paddle.Model):
         for _, pairs in restore:
             for tensor, value in pairs:
                 tensor.set_value(paddle.to_tensor(value).astype(tensor.dtype))
-        for name, scaler in self._scalers.items():
-            if name in state.get("scalers", {}):
-                scaler.load_state_dict(_scaler_tensors(state["scalers"][name]))
+        self._set_scalers(state.get("scalers", {}))
+        self._set_counters(counters)
+        return dict(state.get("extra", {}))
+
+    def _set_counters(self, counters: Mapping[str, int]) -> None:
         self.epoch, self.epoch_step = counters["epoch"], counters["epoch_step"]
         self.global_step, self.seed = counters["global_step"], counters["seed"]
         self._statistics_are_stale = True
-        return dict(state.get("extra", {}))
+
+    # ---- several processes ------------------------------------------------------------------------------------------
+
+    def follow_writer(self) -> None:
+        """Give every process what the writer holds: tensors, counters, loss scales. For the start, and after `load`,
+        which is then the writer's alone."""
+        state = self.world.share({**self._counters(), "scalers": self._scaler_states()})
+        self.world.copy_from_writer(list(self._state_tensors().values()))
+        if not self.world.is_writer:
+            self._set_counters(state)
+            self._set_scalers(state["scalers"])
+
+    def check_replicas(self) -> None:
+        """Compare every trained number of all processes. Raises TrainingError naming the tensor that differs.
+
+        Left out are the averaged generator's statistics, which each process makes anew from its weights, to draw.
+        """
+        if self.world.size == 1:
+            return
+        remade = {f"generator_ema/{name}" for name in _statistics_of(self.generator)}
+        tensors = {name: t for name, t in self._state_tensors().items() if name not in remade}
+        self.world.check_equal({name: tensor.astype("float32").numpy() for name, tensor in tensors.items()})
+
+    def _state_tensors(self) -> dict[str, paddle.Tensor]:
+        """Everything that learning changes, by `<network or optimizer>/<name>`."""
+        groups = {name: network.state_dict() for name, network in self._networks().items()}
+        for name, optimizer in self._optimizers().items():
+            network = self._networks()[name]
+            groups[f"{name}_optimizer"] = _optimizer_slots(optimizer, network)
+            groups[f"{name}_masters"] = _master_weights(optimizer, network)
+        return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+    def _running_statistics(self) -> list[paddle.Tensor]:
+        networks = (self.generator, self.discriminator)
+        return [tensor for network in networks for tensor in _statistics_of(network).values()]
+
+    def _counters(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("epoch", "epoch_step", "global_step", "seed")}
+
+    def _scaler_states(self) -> dict[str, dict[str, Any]]:
+        return {name: _scaler_state(scaler) for name, scaler in self._scalers.items()}
+
+    def _set_scalers(self, states: Mapping[str, Any]) -> None:
+        for name, scaler in self._scalers.items():
+            if name in states:
+                scaler.load_state_dict(_scaler_tensors(states[name]))
 
     def gradient_norms(self) -> dict[str, paddle.Tensor]:
         """L2 norm of the gradients that the last iteration used, of each network, still on the device."""
@@ -463,11 +529,13 @@ class LazyNumber(numbers.Number):
         return repr(float(self))
 
 
-def read_scalars(scalars: Mapping[str, paddle.Tensor]) -> dict[str, float]:
-    """Numbers by name, fetched in one go: the only place where training reads the device. Waits for the device."""
+def read_scalars(scalars: Mapping[str, paddle.Tensor], world: World = ALONE) -> dict[str, float]:
+    """Numbers by name, their mean over the processes of `world`, fetched in one go: the only place where training
+    reads the device. Waits for the device."""
     if not scalars:
         return {}
     stacked = paddle.stack([scalar.astype("float32").reshape([]) for scalar in scalars.values()])
+    world.average([stacked])
     return dict(zip(scalars, stacked.numpy().tolist()))
 
 
@@ -547,6 +615,14 @@ def _match(
         if name in saved and list(saved[name].shape) != list(own[name].shape)
     ]
     return problems, pairs
+
+
+def _statistics_of(network: nn.Layer) -> dict[str, paddle.Tensor]:
+    """What a network's training changes without a gradient: BatchNorm's running mean and variance.
+
+    The network must not be frozen.
+    """
+    return {name: tensor for name, tensor in network.state_dict().items() if tensor.stop_gradient}
 
 
 def _frozen_copy(network: nn.Layer) -> nn.Layer:

@@ -8,9 +8,10 @@ from paddle.static import InputSpec
 from .augment import Augmentation, Chain, DiffAugment, InstanceNoise
 from .config import TrainConfig
 from .device import choose_device, choose_kernels, choose_precision
+from .distributed import ALONE, World
 from .engine import AdversarialModel
 from .losses import objective
-from .networks import Discriminator, Generator
+from .networks import Discriminator, Generator, with_synchronised_statistics
 from .schedule import WarmupAndDecay
 
 
@@ -24,9 +25,11 @@ class DCGAN(AdversarialModel):
     Raises ValueError for a config that is out of range. Sets Paddle's device and random seed.
     """
 
-    def __init__(self, config: TrainConfig = TrainConfig()):  # noqa: B008 - frozen
+    def __init__(self, config: TrainConfig = TrainConfig(), world: World = ALONE):  # noqa: B008 - frozen
         config.validate()
         device = choose_device(config.device)
+        if config.sync_bn and device == "cpu":
+            raise ValueError("--sync-bn needs GPUs: Paddle has no synchronised BatchNorm for CPUs. Leave it out.")
         paddle.seed(config.seed)
         size = config.image_size
         momentum = config.batch_norm_momentum
@@ -39,7 +42,11 @@ class DCGAN(AdversarialModel):
             image_spec=InputSpec([None, 3, size, size], "float32", "image"),
             ema_decay=config.ema,
             seed=config.seed,
+            world=world,
         )
+        if config.sync_bn:  # not of the averaged generator, which one process may draw with alone
+            generator = with_synchronised_statistics(generator)
+            discriminator = with_synchronised_statistics(discriminator)
         self.config = config
         # Of the two that learn only: what the averaged generator draws must not depend on who trained it.
         generator.kernels = discriminator.kernels = choose_kernels(

@@ -143,6 +143,14 @@ def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | N
     return first.shape[0], last.shape[0], 2 ** (depth + 1)
 
 
+def with_synchronised_statistics(network: nn.Layer) -> nn.Layer:
+    """`network`, its BatchNorm now over the batches of all processes. Names, weights and statistics stay.
+
+    Only GPUs compute it: Paddle has no such operator for CPUs (3.2.2). Never run.
+    """
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
 def parameter_count(network: nn.Layer) -> int:
     """How many numbers the optimizer moves: BatchNorm's running statistics are not among them."""
     return sum(int(p.size) for p in network.parameters() if not p.stop_gradient)

@@ -32,7 +32,13 @@ def import_paddle() -> None:
 
 
 def thread_count() -> int:
-    """Threads to compute with: OMP_NUM_THREADS as the user set it, else every core this process may use."""
-    if _requested and _requested.isdigit() and int(_requested) > 0:
+    """Threads to compute with: OMP_NUM_THREADS as the user set it, else every core this process may use.
+
+    Processes that `paddle.distributed.launch` started share the cores. An OMP_NUM_THREADS of 1 is then no request: the
+    launcher imports Paddle, and so hands its 1 down to all of them.
+    """
+    neighbours = os.environ.get("PADDLE_LOCAL_SIZE", "")
+    if _requested and _requested.isdigit() and int(_requested) > (1 if neighbours else 0):
         return int(_requested)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(neighbours or 1))

@@ -49,6 +49,7 @@ from .data.loader import BatchLoader, batches_per_epoch
 from .data.packed import PackedData, is_packed, open_packed
 from .data.prepare import cached_packed, fit_picture
 from .data.sources import open_source
+from .distributed import ALONE, World
 from .errors import CheckpointError, CollapseError, TrainingError
 from .files import PathLike, atomic_write, write_json
 from .images import grid, write_png
@@ -111,22 +112,45 @@ class RunFolder:
         return self
 
 
-def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv: list[str] | None = None) -> Result:
+def train(
+    config: TrainConfig,
+    resume: checkpoint.Checkpoint | None = None,
+    argv: list[str] | None = None,
+    world: World = ALONE,
+) -> Result:
     """Train as `config` says and return how it ended; everything it made is in the run folder.
 
     Args: resume - a checkpoint to go on from (see `find_checkpoint`).  argv - the command, for the record.
+          world - the processes that call this together. They need the same config and see the same pictures; `resume`
+          matters in the writer alone, which sends the others what it holds.
     Raises ValueError for settings or data that do not fit, DataError, CheckpointError, TrainingError, OSError. A signal
     does not raise: the run is saved and the result names it.
     """
     config.validate()
     if config.visualdl:
         dashboard.check_installed()
-    data = packed_data(config)
-    loader = BatchLoader(data.images, config.batch_size * config.d_steps, config.seed, config.flip)
-    model = DCGAN(config)
-    state = _restore(model, resume, config, data) if resume else {}
-    model.last_step = last_step = final_step(config, len(loader))
-    folder = _folder_for(config, resume).own()
+    data = world.by_turns(lambda: packed_data(config))
+    loader = BatchLoader(
+        data.images,
+        config.batch_size * config.d_steps,
+        config.seed,
+        config.flip,
+        rank=world.rank,
+        processes=world.size,
+    )
+    model = DCGAN(config, world)
+    if world.size > 1:
+        log.info(
+            "%d processes with batches of %d: %d pictures per discriminator step",
+            world.size,
+            config.batch_size,
+            world.size * config.batch_size,
+        )
+        world.check_equal({"the checksum of the training pictures": np.frombuffer(data.digest.encode(), np.uint8)})
+    state = world.share(_restore(model, resume, config, data) if resume else {})
+    model.follow_writer()
+    model.last_step = last_step = final_step(config, len(loader), model)
+    folder = _shared_folder(config, resume, world)
     try:
         if model.global_step >= last_step:
             done = model.global_step
@@ -134,8 +158,9 @@ def train(config: TrainConfig, resume: checkpoint.Checkpoint | None = None, argv
                 "Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step
             )
             return Result(folder.path, model.global_step, None)
-        _set_aside_damaged(folder, model.global_step)
-        _write_records(folder, config, data, argv)
+        if world.is_writer:
+            _set_aside_damaged(folder, model.global_step)
+            _write_records(folder, config, data, argv)
         log.info("Run folder: %s", folder.path)
         loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
         stopper = _train_to_the_end(_Session(model, loader, folder, config, data, last_step), state)
@@ -161,19 +186,20 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
     `state` is what the checkpoint that was loaded says beyond the model (see `_fit`), empty at the start of a run.
     """
     model, loader, folder, config, *_ = session
+    world = model.world
     while True:
         try:
             return _fit(session, state)
         except CollapseError as error:
             healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
+            healthy = world.share(healthy and str(healthy))
             rollbacks = state.get("rollbacks", 0) + 1
             if config.on_collapse != "rollback" or healthy is None or rollbacks > MAX_ROLLBACKS:
                 raise TrainingError(f"{error} {_last_good(folder)}") from None
             log.warning("%s Going back to %s, attempt %d of %d.", error, healthy, rollbacks, MAX_ROLLBACKS)
-            for path in checkpoint.list_checkpoints(folder.checkpoints):
-                if path.name > healthy.name:
-                    checkpoint.remove_checkpoint(path)
-            state = {**model.load(healthy), "rollbacks": rollbacks}
+            state = world.share(_go_back(model, Path(healthy)) if world.is_writer else None)
+            state["rollbacks"] = rollbacks
+            model.follow_writer()
             model.seed = loader.seed = key(config.seed, rollbacks)
         except TrainingError as error:
             raise TrainingError(f"{error} {_last_good(folder)}") from None
@@ -182,11 +208,21 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
             raise TrainingError(f"training stopped: {error.strerror}{where}. {_last_good(folder)}") from error
 
 
+def _go_back(model: DCGAN, healthy: Path) -> dict[str, Any]:
+    """Delete the checkpoints after `healthy`, load that, and return what it says beyond the model."""
+    for path in checkpoint.list_checkpoints(healthy.parent):
+        if path.name > healthy.name:
+            checkpoint.remove_checkpoint(path)
+    return model.load(healthy)
+
+
 def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
     """Train with everything that watches it. The order of the callbacks matters: measure, record, plot, save."""
     model, loader, folder, config, data, last_step = session
-    history = History(folder.metrics, model.global_step)
-    watchdog = Watchdog(spread_of(data.images), history.records, config.on_collapse)
+    world = model.world
+    history = History(folder.metrics, model.global_step) if world.is_writer else None
+    records = history.records if history else []
+    watchdog = Watchdog(spread_of(data.images), records, config.on_collapse, world)
     samples = SampleGrid(config.sample_every, last_step, folder.samples, data.images, state.get("spread"))
     meter = QualityMeter(config.evaluate_every, data, state)
     measures: dict[str, Callable[[], Any]] = {"spread": lambda: samples.spread, "meter": lambda: meter.protocol}
@@ -196,35 +232,36 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
         return {
             "config": config.to_json(),
             "data": _identity(data),
-            "state": history.records[-1]["state"] if history.records else "OK",
+            "state": records[-1]["state"] if records else "OK",
             "rollbacks": state.get("rollbacks", 0),
+            "processes": world.size,
             **{name: measure() for name, measure in measures.items()},
         }
 
-    stopper = SignalStop()
-    reporter = ReportWriter(config.sample_every, folder.path, history.records)
-    epochs = math.ceil(last_step / len(loader))
-    sinks = [watchdog, history, ProgressLine(epochs, last_step), watchdog.act]
+    stopper = SignalStop(world)
+    epochs = model.epoch + math.ceil((model.epoch_step + last_step - model.global_step) / len(loader))
+    shown = [history, ProgressLine(epochs, last_step)] if history else []
+    reporter = ReportWriter(config.sample_every, folder.path, records)
+    written = [LossPlot(config.sample_every, records, folder.loss_plot), ParamsSaver(folder.params), reporter]
+    if config.visualdl and world.is_writer:
+        board = dashboard.Dashboard(config.sample_every, last_step, folder.path)
+        shown.append(board.scalars)
+        written.append(board)
     callbacks = [
         NoProgressBar(),
         stopper,
         samples,
         meter,
-        Recorder(config.log_every, last_step, sinks, measures),
-        LossPlot(config.sample_every, history.records, folder.loss_plot),
+        Recorder(config.log_every, last_step, [watchdog, *shown, watchdog.act], measures),
         CheckpointSaver(config.checkpoint_every, folder.checkpoints, config.keep, extra),
-        ParamsSaver(folder.params),
-        reporter,
+        *(written if world.is_writer else []),
         StopAt(last_step),
     ]
-    if config.visualdl:
-        board = dashboard.Dashboard(config.sample_every, last_step, folder.path)
-        sinks.insert(-1, board.scalars)
-        callbacks.append(board)
     try:
         model.fit(loader, epochs=epochs - model.epoch, verbose=0, callbacks=callbacks)
     except TrainingError:
-        reporter.write()  # on_train_end was not reached, and the report says what went wrong
+        if world.is_writer:
+            reporter.write()  # on_train_end was not reached, and the report says what went wrong
         raise
     finally:
         stopper.restore()
@@ -254,9 +291,12 @@ def count_pictures(config: TrainConfig) -> int:
         return len(source)
 
 
-def final_step(config: TrainConfig, epoch_length: int) -> int:
-    """The iteration after which the run ends: the whole epochs, or `steps` if that is set."""
-    return config.steps or config.epochs * epoch_length
+def final_step(config: TrainConfig, epoch_length: int, model: DCGAN | None = None) -> int:
+    """The iteration after which the run ends: `steps` if that is set, or the whole epochs, counted from where `model`
+    is (its earlier ones may have had another length, see `_keep_place`)."""
+    if config.steps or model is None:
+        return config.steps or config.epochs * epoch_length
+    return model.global_step + (config.epochs - model.epoch) * epoch_length - model.epoch_step
 
 
 def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
@@ -296,13 +336,14 @@ def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
     return dataclasses.replace(config, out=str(run.parent) if (run / "config.json").is_file() else TrainConfig.out)
 
 
-def describe(config: TrainConfig, picture_count: int) -> str:
+def describe(config: TrainConfig, picture_count: int, processes: int = 1) -> str:
     """What a run with this config would be, as JSON: settings, parameter counts, iterations. Builds the networks.
 
     Raises ValueError for what `train` would refuse without looking at the pictures.
     """
     fit_picture(np.zeros([2, 2, 3], np.uint8), config.image_size, config.crop)
-    per_epoch = batches_per_epoch(picture_count, config.batch_size * config.d_steps)
+    total_batch = config.batch_size * processes
+    per_epoch = batches_per_epoch(picture_count, total_batch * config.d_steps)
     model = DCGAN(config)
     facts = {
         "config": config.to_json(),
@@ -311,6 +352,8 @@ def describe(config: TrainConfig, picture_count: int) -> str:
             "discriminator": parameter_count(model.discriminator),
         },
         "pictures": picture_count,
+        "processes": processes,
+        "total_batch_size": total_batch,
         "iterations": final_step(config, per_epoch),
         "device": paddle.get_device(),
     }
@@ -320,8 +363,13 @@ def describe(config: TrainConfig, picture_count: int) -> str:
 def _restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, data: PackedData) -> dict[str, Any]:
     """Load the checkpoint if it belongs to this config and data. Raises CheckpointError listing what differs."""
     saved = saved_config(found)
-    problems = differences(saved, config)
     extra = found.state["extra"]  # a dict: it holds the config
+    processes = extra.get("processes", 1)
+    if type(processes) is not int or not 1 <= processes <= 10**6:
+        raise CheckpointError(f"{found.folder} was trained by a number of processes that is none: {processes!r:.100}")
+    problems = differences(saved, config)
+    if processes != model.world.size:  # then the same batch in all may be another in each
+        problems = [problem for problem in problems if not problem.startswith("batch_size: ")]
     for name in ("spread", "rollbacks", *QualityMeter.FIGURES):
         if type(extra.get(name)) not in (int, float, type(None)):
             raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
@@ -334,7 +382,27 @@ def _restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, da
         )
     state = model.load(found)
     log.info("Continuing %s from step %d", found.folder.parent.parent, model.global_step)
+    if processes != model.world.size:
+        _keep_place(model, processes * saved.batch_size, model.world.size * config.batch_size, len(data.images))
+        log.info(
+            "It was trained by %d processes, %d pictures per discriminator step; now by %d, %d pictures. "
+            "The rest of the run is not what it would have been.",
+            processes,
+            processes * saved.batch_size,
+            model.world.size,
+            model.world.size * config.batch_size,
+        )
     return state
+
+
+def _keep_place(model: DCGAN, batch_before: int, batch_now: int, picture_count: int) -> None:
+    """Stand at the same picture of the epoch, or up to a batch before it, in iterations of another size.
+
+    Args: batch_before, batch_now - pictures per discriminator step of all processes together.
+    """
+    seen = model.epoch_step * batch_before // batch_now
+    per_epoch = batches_per_epoch(picture_count, batch_now * model.d_steps)
+    model.epoch, model.epoch_step = (model.epoch + 1, 0) if seen >= per_epoch else (model.epoch, seen)
 
 
 def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> RunFolder:
@@ -348,6 +416,13 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
     folder = RunFolder.create(config.out, Path(config.data).stem)
     log.info("%s has newer checkpoints, which stay: going on in a new run folder", run)
     return folder
+
+
+def _shared_folder(config: TrainConfig, found: checkpoint.Checkpoint | None, world: World) -> RunFolder:
+    """The run's folder, owned by the writer; the others only know where it is."""
+    folder = _folder_for(config, found).own() if world.is_writer else None
+    path = world.share(folder and str(folder.path))
+    return folder or RunFolder(path)
 
 
 def _set_aside_damaged(folder: RunFolder, step: int) -> None:

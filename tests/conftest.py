@@ -8,6 +8,14 @@ from dcgan.quiet import import_paddle, thread_count
 
 import_paddle()
 
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -36,3 +44,77 @@ def work_folder(tmp_path, monkeypatch):
     """An empty current folder, so that what a command writes stays in it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class _Process(subprocess.Popen):
+    """A Python process in a group of its own; what it says on both streams goes to the file `log`."""
+
+    def __init__(self, arguments, cwd, log, **environment):
+        self.log = log
+        with open(log, "w") as stream:
+            super().__init__(
+                [sys.executable, *arguments],
+                cwd=cwd,
+                env={**os.environ, **environment},
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+
+    def wait_for(self, text, seconds):
+        """Return once it has said `text`; fail if it has ended or the time is over."""
+        deadline = time.monotonic() + seconds
+        while text not in Path(self.log).read_text():
+            assert self.poll() is None and time.monotonic() < deadline, Path(self.log).read_text()
+            time.sleep(0.05)
+
+    def end(self):
+        """Kill it and its children: those of the launcher are in groups of their own."""
+        if self.poll() is None:
+            children = subprocess.run(["pgrep", "-P", str(self.pid)], capture_output=True, text=True).stdout.split()
+            for group in (self.pid, *map(int, children)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+            self.wait()
+
+
+@pytest.fixture(scope="session")
+def start_process(tmp_path_factory):
+    """start_process(arguments, cwd, **environment): a Python process that does not outlive the tests."""
+    started = []
+
+    def start(arguments, cwd, **environment):
+        log = tmp_path_factory.mktemp("log") / "log.txt"
+        started.append(_Process(arguments, cwd, log, **environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
+
+
+@pytest.fixture(scope="session")
+def start_together(start_process):
+    """start_together(arguments, cwd): two processes that know each other, with the environment that
+    `paddle.distributed.launch` gives them, without a launcher that watches them."""
+
+    def start(arguments, cwd, count=2):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        endpoints = [f"127.0.0.1:{port + rank}" for rank in range(count)]  # only the first, the store, is listened on
+        return [
+            start_process(
+                arguments,
+                cwd,
+                PADDLE_MASTER=endpoints[0],
+                PADDLE_TRAINER_ENDPOINTS=",".join(endpoints),
+                PADDLE_CURRENT_ENDPOINT=endpoints[rank],
+                PADDLE_TRAINER_ID=str(rank),
+                PADDLE_LOCAL_RANK=str(rank),
+                PADDLE_TRAINERS_NUM=str(count),
+                PADDLE_LOCAL_SIZE=str(count),
+            )
+            for rank in range(count)
+        ]
+
+    return start

@@ -6,6 +6,7 @@ examples:
   python tools/train.py --data img_align_celeba.zip        CelebA, read from the archive as it is
   python tools/train.py --data photos/ --image-size 32 --epochs 50
   python tools/train.py --resume                           go on with the newest run
+  python -m paddle.distributed.launch --nproc_per_node 4 tools/train.py ...    on four GPUs, or in four processes
 """
 
 import argparse
@@ -81,22 +82,31 @@ def main(argv: Optional[list[str]] = None) -> int:
 
     import_paddle()
     from dcgan import run as runs
+    from dcgan.distributed import join
 
+    world = join(explicit.get("device", TrainConfig.device))
+    config, found = _settings(arguments, explicit, runs) if world.is_writer else (None, None)
+    config = TrainConfig.from_mapping(world.share(config and config.to_json()))
+    if arguments["dry_run"]:
+        if world.is_writer:
+            print(runs.describe(config.validate(), runs.count_pictures(config), world.size))
+        world.leave()
+        return 0
+    result = runs.train(config, found, sys.argv, world)
+    world.leave()
+    return _report(result) if world.is_writer else 128 + result.signal if result.signal else 0
+
+
+def _settings(arguments: dict, explicit: dict, runs: Any) -> tuple:
+    """The config of the run, and the checkpoint to go on from or None."""
     if arguments["resume"] is not None:
         if arguments["preset"] or arguments["config"]:
             raise ProjectError("--resume takes its settings from the run: leave out --preset and --config")
         found = runs.find_checkpoint(arguments["resume"] or explicit.get("out", TrainConfig.out))
         if "epochs" in explicit:
             explicit.setdefault("steps", 0)  # the latest word on the length of the run counts
-        config = dataclasses.replace(runs.saved_config(found), **explicit)
-    else:
-        found = None
-        config = _new_config(arguments, explicit, runs)
-    if arguments["dry_run"]:
-        print(runs.describe(config.validate(), runs.count_pictures(config)))
-        return 0
-    result = runs.train(config, found, sys.argv)
-    return _report(result)
+        return dataclasses.replace(runs.saved_config(found), **explicit), found
+    return _new_config(arguments, explicit, runs), None
 
 
 def _at_least_one(text: str) -> int:

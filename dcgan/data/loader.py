@@ -1,7 +1,8 @@
 """Whole batches from a packed array: gathered, scaled and mirrored while the previous step runs.
 
 The order is a pure function of (seed, epoch), so a run continues in the middle of an epoch without any saved random
-state. One thread suffices: a batch costs a gather and a multiplication, at memory speed.
+state. Several processes share one order: what is one batch to them together is dealt out among them. One thread
+suffices: a batch costs a gather and a multiplication, at memory speed.
 """
 
 from __future__ import annotations
@@ -25,11 +26,23 @@ class BatchLoader:
     Args: images - uint8 [N, 3, S, S], may be memory-mapped; kept, not copied.  batch_size - at most N; the last,
           smaller batch of an epoch is left out.  seed - sets the order and the mirroring.  flip - mirror each picture
           left to right with probability 1/2.  prefetch - batches made ahead by a thread; 0: none, no thread.
-    Raises ValueError when there are fewer pictures than one batch holds, or a batch holds none.
+          rank, processes - this is loader `rank` of `processes`: batch i of all of them together is what batch i of
+          one loader with `processes` times the batch size holds, and no picture comes twice in an epoch.
+    Raises ValueError when there are fewer pictures than one batch of all holds, or a batch holds none.
     """
 
-    def __init__(self, images: np.ndarray, batch_size: int, seed: int = 0, flip: bool = False, prefetch: int = 2):
-        self._length = batches_per_epoch(len(images), batch_size)
+    def __init__(
+        self,
+        images: np.ndarray,
+        batch_size: int,
+        seed: int = 0,
+        flip: bool = False,
+        prefetch: int = 2,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        self._length = batches_per_epoch(len(images), batch_size * processes)
+        self._rank, self._processes = rank, processes
         self.images, self.batch_size, self.seed, self.flip, self.prefetch = images, batch_size, seed, flip, prefetch
         self.epoch, self.position = 0, 0
 
@@ -51,12 +64,13 @@ class BatchLoader:
     def _batches(self, epoch: int, position: int) -> Iterator[list[np.ndarray]]:
         order = permutation(len(self.images), self.seed, _ORDER, epoch)
         for i in range(position, len(self)):
-            chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
+            share = i * self._processes + self._rank
+            chosen = order[share * self.batch_size : (share + 1) * self.batch_size]
             # sorted: neighbours in the file are read together; a batch is a set, its inner order teaches nothing
             chosen = np.sort(chosen)
             batch = to_float(self.images[chosen])
             if self.flip:
-                mirrored = bits(np.array([key(self.seed, _MIRROR, epoch, i)]), len(batch))[0] >> np.uint32(31) == 1
+                mirrored = bits(np.array([key(self.seed, _MIRROR, epoch, share)]), len(batch))[0] >> np.uint32(31) == 1
                 batch[mirrored] = batch[mirrored, :, :, ::-1]
             yield [batch]
 
