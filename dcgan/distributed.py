@@ -138,8 +138,7 @@ class World:
         try:
             collective(*arguments)
         except RuntimeError as error:  # what gloo raises when a connection ends
-            reason = str(error).strip().splitlines()[-1]
-            raise TrainingError(f"process {self.rank} has lost the others: {reason}.") from error
+            raise TrainingError("another process has ended before its time; its own log may say why.") from error
 
 
 ALONE = World()

@@ -55,7 +55,7 @@ class _Process(subprocess.Popen):
             super().__init__(
                 [sys.executable, *arguments],
                 cwd=cwd,
-                env={**os.environ, **environment},
+                env={name: value for name, value in {**os.environ, **environment}.items() if value is not None},
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
@@ -80,7 +80,10 @@ class _Process(subprocess.Popen):
 
 @pytest.fixture(scope="session")
 def start_process(tmp_path_factory):
-    """start_process(arguments, cwd, **environment): a Python process that does not outlive the tests."""
+    """start_process(arguments, cwd, **environment): a Python process that does not outlive the tests.
+
+    A variable that is None is taken out of its environment.
+    """
     started = []
 
     def start(arguments, cwd, **environment):

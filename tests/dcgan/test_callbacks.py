@@ -45,7 +45,7 @@ def record(step=1, **changes):
 
 def test_the_device_is_read_once_per_record_and_never_between(tiny_config, pictures, monkeypatch):
     reads = []
-    monkeypatch.setattr(callbacks, "read_scalars", lambda s: (reads.append(len(s)), read_scalars(s))[1])
+    monkeypatch.setattr(callbacks, "read_scalars", lambda s, w: (reads.append(len(s)), read_scalars(s, w))[1])
     transfers, numpy_of = [], paddle.Tensor.numpy
     monkeypatch.setattr(paddle.Tensor, "numpy", lambda self: (transfers.append(1), numpy_of(self))[1])
     seen = []

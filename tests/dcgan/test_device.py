@@ -135,3 +135,17 @@ def test_all_cores_compute_unless_the_user_says_otherwise(monkeypatch):
     assert quiet.thread_count() == 5
     monkeypatch.setattr(quiet, "_requested", "many")
     assert quiet.thread_count() == 3
+
+
+@pytest.mark.parametrize(("requested", "neighbours", "threads"), [("1", "2", 4), ("1", "16", 1), ("3", "2", 3)])
+def test_processes_of_one_launcher_share_the_cores_whatever_it_hands_down(monkeypatch, requested, neighbours, threads):
+    monkeypatch.setattr(quiet.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(quiet, "_requested", requested)
+    monkeypatch.setenv("PADDLE_LOCAL_SIZE", neighbours)
+    assert quiet.thread_count() == threads
+
+
+def test_a_process_of_a_launcher_takes_the_card_it_was_given(pretend, monkeypatch):
+    pretend(cards=4)
+    monkeypatch.setenv("FLAGS_selected_gpus", "3")
+    assert choose_device("auto") == "gpu:3"

@@ -207,7 +207,8 @@ def test_a_killed_process_takes_the_others_down_in_one_line_with_the_last_checkp
 def test_the_launcher_resumes_and_a_signal_to_it_saves_and_stops_all_at_one_iteration(killed, start_process):
     folder, _ = killed
     launch = "-m paddle.distributed.launch --nproc_per_node 2 --log_dir log".split()
-    launcher = start_process([*launch, str(ROOT / "tools" / "train.py"), "--resume"], folder)
+    command = [*launch, str(ROOT / "tools" / "train.py"), "--resume", "--device", "cpu"]
+    launcher = start_process(command, folder, CUDA_VISIBLE_DEVICES=None)  # one that is empty makes the launcher fail
     checkpoints = folder / "work" / "train" / "00000-faces" / "checkpoints"
     before = int(list_checkpoints(checkpoints)[-1].name[5:])
     launcher.wait_for(f"Continuing work/train/00000-faces from step {before}", seconds=200)

@@ -10,6 +10,7 @@ from dcgan import engine as engine_module
 from dcgan.checkpoint import read_checkpoint, write_checkpoint
 from dcgan.data.loader import BatchLoader
 from dcgan.device import Precision
+from dcgan.distributed import World
 from dcgan.engine import evaluating, frozen, optimizer_tensors, read_scalars, tensors_of
 from dcgan.errors import CheckpointError
 from dcgan.losses import OBJECTIVES
@@ -368,6 +369,17 @@ def test_float16_gives_each_optimizer_a_scaler_of_its_own_used_in_order(scaled):
     model, calls = scaled
     model.train_batch([np.ones([2, 1], np.float32)])
     assert calls == [(n, what) for n in ("discriminator", "generator") for what in ("scale", "step", "update")]
+
+
+def test_several_processes_average_scaled_gradients_before_the_scaler_looks_at_them(scaled):
+    """So an overflow in one process is found by the scalers of all."""
+    model, calls = scaled
+    model.world = World()
+    model.world.average = lambda tensors: calls.append(("world", len(tensors)))
+    model.train_batch([np.ones([2, 1], np.float32)])
+    one = [("scale"), ("average"), ("step"), ("update")]
+    assert [what if who != "world" else "average" for who, what in calls] == [*one, *one, "average"]
+    assert [what for who, what in calls if who == "world"] == [1, 1, 0]  # at last the statistics: there are none
 
 
 def test_scalers_are_saved_and_restored(scaled, tmp_path):

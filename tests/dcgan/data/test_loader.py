@@ -265,3 +265,31 @@ def test_two_consumers_do_not_disturb_each_other(numbered):
     fresh = BatchLoader(numbered, 10, seed=8)
     assert same([a for (a,), _ in mixed], epoch_of(fresh))
     assert same([b for _, (b,) in mixed], epoch_of(fresh))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_an_epoch_without_overlap_in_equally_many_batches(numbered, processes):
+    loaders = [BatchLoader(numbered, 4, seed=8, rank=rank, processes=processes) for rank in range(processes)]
+    shares = [numbers(epoch_of(loader)) for loader in loaders]
+    together = numbers(epoch_of(BatchLoader(numbered, 4 * processes, seed=8)))
+    assert [len(share) for share in shares] == [len(together)] * processes == [50 // (4 * processes)] * processes
+    for i, whole in enumerate(together):
+        assert sorted(picture for share in shares for picture in share[i]) == whole
+    seen = [picture for share in shares for batch in share for picture in batch]
+    assert len(set(seen)) == len(seen)
+
+
+def test_processes_continue_in_the_middle_of_an_epoch_and_mirror_each_in_its_own_way(numbered):
+    def loader():
+        return BatchLoader(numbered, 10, seed=8, flip=True, rank=1, processes=2)
+
+    whole, rest = epoch_of(loader()), loader()
+    rest.seek(0, 1)
+    assert same(epoch_of(rest), whole[1:])
+    first = epoch_of(BatchLoader(numbered, 10, seed=8, flip=True, processes=2))
+    assert [is_mirrored(batch).tolist() for batch in first] != [is_mirrored(batch).tolist() for batch in whole]
+
+
+def test_a_batch_of_all_processes_larger_than_the_data_is_refused(numbered):
+    with pytest.raises(ValueError, match="a batch of 60 needs at least 60 pictures, received 50"):
+        BatchLoader(numbered, 20, processes=3)
