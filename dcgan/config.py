@@ -141,6 +141,8 @@ class TrainConfig:
         if not 16 <= size <= 256 or size & (size - 1):
             problems.append(f"image_size must be a power of two from 16 to 256, received {size}")
         problems += _combination_problems(self)
+        if self.sync_bn and self.batch_norm_reestimate and not self.ema:
+            problems.append("batch_norm_reestimate with sync_bn needs an averaged generator: set ema")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -445,11 +445,12 @@ class AdversarialModel(paddle.Model):
     def check_replicas(self) -> None:
         """Compare every trained number of all processes. Raises TrainingError naming the tensor that differs.
 
-        Left out are the averaged generator's statistics, which each process makes anew from its weights, to draw.
+        Left out are statistics that are measured anew from the weights, to draw: not all processes may have done so.
         """
         if self.world.size == 1:
             return
-        remade = {f"generator_ema/{name}" for name in _statistics_of(self.generator)}
+        drawing = "generator" if self.network is self.generator else "generator_ema"
+        remade = {f"{drawing}/{name}" for name in _statistics_of(self.generator)} if self.measures_statistics else set()
         tensors = {name: t for name, t in self._state_tensors().items() if name not in remade}
         self.world.check_equal({name: tensor.astype("float32").numpy() for name, tensor in tensors.items()})
 
