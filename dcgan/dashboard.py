@@ -42,7 +42,7 @@ class Dashboard(Callback):
         from visualdl import LogWriter  # a second to import
 
         self._every, self._last_step, self._run = every, last_step, Path(run)
-        self._folder = self._run / FOLDER
+        self._folder = (self._run / FOLDER).absolute()  # VisualDL joins a relative file name to the folder once more
         # One file for all sessions: VisualDL shows only the newest of several.
         self._writer = LogWriter(str(self._folder), file_name=str(self._folder / "vdlrecords.training.log"))
         self._graph_writer = LogWriter

@@ -38,7 +38,8 @@ def test_training_from_any_folder_prints_the_run_and_none_of_paddles_chatter(tmp
     assert answer.stdout == "work/train/00000-faces\n"
     lines = answer.stderr.splitlines()
     assert lines[1:3] == ["24 pictures of 16 x 16 pixels", "Run folder: work/train/00000-faces"]
-    assert [line.split("  ")[1] for line in lines[3:-1]] == ["step 1/3", "step 2/3", "step 3/3"]
+    assert [line.split("  ")[1] for line in lines[3:-2]] == ["step 1/3", "step 2/3", "step 3/3"]
+    assert lines[-2] == "report: work/train/00000-faces/report.html"
     assert lines[-1].startswith("done: 3 iterations.")
 
 
