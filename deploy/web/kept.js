@@ -5,16 +5,17 @@ import { text } from "./texts.js";
 
 export function setUpKept(page, favourites) {
   const gallery = new Gallery(page, "kept", ({ face, wild }) => page.set({ face, wild }, true));
-  const forget = document.getElementById("forget");
-  forget.addEventListener("click", () => {
+  const element = (id) => document.getElementById(id);
+  element("kept-children").addEventListener("click", () => page.set({ tool: "children", brood: 0 }, true));
+  element("forget").addEventListener("click", () => {
     favourites.toggle(page.state);
     page.refresh();
   });
   return (state) => {
     const hints = [text(favourites.all.length ? "keptHint" : "keptNone")];
     if (!favourites.isStored) hints.push(text("keptNotStored"));
-    document.getElementById("kept-hint").textContent = hints.join(" ");
-    forget.disabled = !favourites.has(state);
+    element("kept-hint").textContent = hints.join(" ");
+    element("kept-actions").hidden = !favourites.has(state);
     gallery.show(favourites.all);
   };
 }

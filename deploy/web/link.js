@@ -1,6 +1,6 @@
 // What the page shows, as the part of its address after "#": whoever opens the link sees the same.
 
-import { addressOf, isAddress } from "./face.js";
+import { addressOf, blend, isAddress } from "./face.js";
 
 export const TOOLS = ["grid", "children", "between", "directions", "walk", "kept"];
 const NUMBERS = { wild: [1, 0.2, 1.6], far: [0.35, 0.05, 1], brood: [0, 0, 1e6], page: [0, 0, 1e6], t: [0.5, 0, 1] };
@@ -17,6 +17,7 @@ export function readLink(hash, directionCount) {
     state[name] = Number.isFinite(number) ? Math.min(most, Math.max(least, number)) : usual;
     if (most > 2) state[name] = Math.round(state[name]);
   }
+  if (!found.face && state.tool === "between") state.face = blend(state.a, state.b, state.t);
   if (found.lang === "en" || found.lang === "zh") state.lang = found.lang;
   return state;
 }

@@ -272,6 +272,11 @@ def test_a_word_written_into_the_link_by_hand_is_that_word(page, playground):
     assert_same(pixels(page), drawn(playground, np.float32(1.6) * latents(seed_of("mary-ann"), 8)))
 
 
+def test_a_link_to_two_faces_needs_no_third(page, playground):
+    show(page, "#tool=between&a=3&b=9&t=0.25")
+    assert_same(pixels(page), drawn(playground, [slerp(*latents([3, 9], 8), 0.25)]))
+
+
 def test_back_leads_to_the_face_before(page):
     before = pixels(page)
     ask(page, "7")
@@ -388,7 +393,7 @@ def test_a_walk_goes_on_until_it_is_paused(page):
 # ---- favourites -----------------------------------------------------------------------------------------------------
 
 
-def test_favourites_are_kept_and_let_go(opened):
+def test_favourites_are_kept_have_children_and_are_let_go(opened):
     page = opened("#face=7&wild=0.8")
     page.click("#keep")
     assert page.get_attribute("#keep", "aria-pressed") == "true"
@@ -402,6 +407,10 @@ def test_favourites_are_kept_and_let_go(opened):
     page.click("#kept button")
     idle(page)
     assert np.array_equal(pixels(page), kept)
+    page.click("#kept-children")
+    idle(page)
+    assert page.is_visible("#children") and np.array_equal(pixels(page), kept)
+    page.go_back()
     page.click("#forget")
     assert page.locator("#kept button").count() == 0 and "Nothing kept yet" in page.inner_text("#kept-hint")
 
