@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 32  # larger ones are no faster on a CPU, and cost memory
 BACKENDS = {"onnxruntime": "onnx", "paddle": "paddle", "openvino": "onnx"}  # backend -> kind of model it runs
 PREFERRED = ("onnxruntime", "paddle")  # what "auto" takes, in this order; OpenVINO only when it is named
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16")  # what is computed in, whatever a model stores
 _PACKAGES = {"onnxruntime": "onnxruntime", "paddle": "paddlepaddle==3.2.2", "openvino": "openvino"}  # module -> package
 _ONNX_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 _FIELD_1_LENGTH_8 = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)$", re.DOTALL)

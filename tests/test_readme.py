@@ -18,12 +18,14 @@ PAGES = (
     "deploy/web/README.md",
     "docs/reliability.md",
     "docs/quality.md",
+    "docs/performance.md",
 )
 TOOLS = {
     "tools/train.py": ("tools.train", "build_parser"),
     "tools/prepare.py": ("tools.prepare", "parser"),
     "tools/export.py": ("tools.export", "parser"),
     "tools/evaluate.py": ("tools.evaluate", "parser"),
+    "tools/benchmark.py": ("tools.benchmark", "parser"),
 }
 
 

@@ -17,15 +17,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_jpegs(folder: Path, count: int) -> Path:
-    """`count` drawn faces of CelebA's size, 178 x 218, as JPEG files of about CelebA's size in bytes."""
+    """`count` drawn faces of CelebA's size, 178 x 218, as JPEG files, with grain.
+
+    Photographs have it, and a picture whose corner is of one colour costs `prepare` a second look.
+    """
     import cv2
+    import numpy as np
 
     from dcgan.data.cartoon import draw_face
 
     folder.mkdir()
 
     def write(i: int) -> None:
-        picture = cv2.cvtColor(draw_face(i), cv2.COLOR_RGB2BGR)
+        grain = np.random.default_rng(i).integers(-6, 7, (218, 178, 1), np.int16)
+        picture = np.clip(draw_face(i)[:, :, ::-1] + grain, 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{i + 1:06}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
 
     with ThreadPoolExecutor(core_count()) as pool:
