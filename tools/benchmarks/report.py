@@ -105,12 +105,12 @@ def text(result: dict[str, Any]) -> str:
 
 def _rows(table: dict[str, Any]) -> list[str]:
     width = max(len(row["name"]) for row in table["rows"]) + 2
-    lines = [f"{'':{width}}{'median s':>10}{'fastest s':>11}{'per second':>12}{'ratio':>8}{'x floor':>9}"]
+    lines = [f"{'':{width}}{'median s':>10}{'fastest s':>11}{'cpu s':>9}{'per second':>12}{'ratio':>8}{'x floor':>9}"]
     for row in table["rows"]:
         above = f"{row['times_the_floor']:9.1f}" if "times_the_floor" in row else ""
         lines.append(
             f"{row['name']:{width}}{row['median_seconds']:10.4g}{row['fastest_seconds']:11.4g}"
-            f"{row['per_second']:12,.0f}{row['ratio']:8.2f}{above}"
+            f"{row['median_cpu_seconds']:9.3g}{row['per_second']:12,.0f}{row['ratio']:8.2f}{above}"
         )
         lines += [f"{'':4}{note}" for note in row["notes"]]
     lines += [f"{name}: left out, {reason}" for name, reason in table["skipped"].items()]
