@@ -465,9 +465,14 @@ class SignalStop(Callback):
             self.model.stop_training |= self.received is not None
 
     def restore(self) -> None:
-        """Put back the handlers that were there before."""
+        """Put back the handlers that were there before.
+
+        Not where a launcher has stopped several processes: it repeats its signal, which would end one that is done
+        while the writer still saves and counts on it.
+        """
+        stopped_by_launcher = self.received is not None and self._world.size > 1
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if stopped_by_launcher else handler)
         self._previous = {}
 
     def _stop(self, number: int, frame: Any) -> None:
