@@ -141,8 +141,6 @@ class TrainConfig:
         if not 16 <= size <= 256 or size & (size - 1):
             problems.append(f"image_size must be a power of two from 16 to 256, received {size}")
         problems += _combination_problems(self)
-        if self.sync_bn and self.batch_norm_reestimate and not self.ema:
-            problems.append("batch_norm_reestimate with sync_bn needs an averaged generator: set ema")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -280,6 +278,8 @@ def _combination_problems(config: TrainConfig) -> list[str]:
         problems.append(f"diffaugment must be some of {','.join(DIFFAUGMENT)}, received {config.diffaugment!r}")
     if config.label_smoothing and config.loss != "bce":
         problems.append(f"label_smoothing belongs to the loss bce, received the loss {config.loss}")
+    if config.sync_bn and config.batch_norm_reestimate and not config.ema:
+        problems.append("batch_norm_reestimate with sync_bn needs an averaged generator: set ema")
     return problems
 
 
