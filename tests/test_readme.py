@@ -19,6 +19,7 @@ PAGES = (
     "docs/reliability.md",
     "docs/quality.md",
     "docs/performance.md",
+    "docs/scale.md",
 )
 TOOLS = {
     "tools/train.py": ("tools.train", "build_parser"),
@@ -26,6 +27,7 @@ TOOLS = {
     "tools/export.py": ("tools.export", "parser"),
     "tools/evaluate.py": ("tools.evaluate", "parser"),
     "tools/benchmark.py": ("tools.benchmark", "parser"),
+    "tools/benchmark_scale.py": ("tools.benchmark_scale", "parser"),
 }
 
 
@@ -45,6 +47,8 @@ def commands(page: str) -> list[list[str]]:
 def test_every_command_names_a_tool_and_flags_that_exist(page):
     checked = 0
     for words in commands(page):
+        if words[1:3] == ["-m", "paddle.distributed.launch"]:
+            words = ["python", *words[words.index("tools/train.py") :]]
         if words[1] in TOOLS:
             module, parser = TOOLS[words[1]]
             flags = getattr(importlib.import_module(module), parser)()
