@@ -1,8 +1,15 @@
-"""DCGAN on PaddlePaddle: data, networks, an adversarial engine, checkpoints.
+"""DCGAN on PaddlePaddle: data, networks, an adversarial engine, checkpoints, and a meter of the pictures.
 
-    from dcgan import DCGAN, TrainConfig
+    from dcgan import DCGAN, BatchLoader, TrainConfig, cached_packed
+
+    config = TrainConfig(data="cartoon", batch_size=32)
+    model = DCGAN(config)
+    model.fit(BatchLoader(cached_packed("cartoon").images, config.batch_size), epochs=5)
+    pictures = model.generate(seeds=range(100))
 
 Importing the package is light; Paddle is imported, quietly, when DCGAN or another name that needs it is first used.
+`dcgan.run.train` is all that tools/train.py does, with checkpoints, grids and a report in a run folder;
+`dcgan.evaluate.meter` measures pictures; the package `export`, beside this one, translates what was trained.
 """
 
 from __future__ import annotations
@@ -12,13 +19,30 @@ from typing import TYPE_CHECKING, Any
 from .config import TrainConfig
 
 if TYPE_CHECKING:
+    from .data.loader import BatchLoader
+    from .data.prepare import cached_packed
     from .engine import AdversarialModel
+    from .images import to_uint8
     from .model import DCGAN
     from .networks import Discriminator, Generator
 
-__all__ = ["DCGAN", "AdversarialModel", "Discriminator", "Generator", "TrainConfig"]
+__all__ = [
+    "DCGAN",
+    "AdversarialModel",
+    "BatchLoader",
+    "Discriminator",
+    "Generator",
+    "TrainConfig",
+    "cached_packed",
+    "to_uint8",
+]
 
-_HOMES = {"DCGAN": "model", "AdversarialModel": "engine", "Generator": "networks", "Discriminator": "networks"}
+_WITH_PADDLE = {"DCGAN": "model", "AdversarialModel": "engine", "Generator": "networks", "Discriminator": "networks"}
+_HOMES = {**_WITH_PADDLE, "BatchLoader": "data.loader", "cached_packed": "data.prepare", "to_uint8": "images"}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:
@@ -26,7 +50,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    from .quiet import import_paddle
+    if name in _WITH_PADDLE:
+        from .quiet import import_paddle
 
-    import_paddle()
+        import_paddle()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -170,6 +170,15 @@ class TrainConfig:
         return cls(**{name: float(value) if name in floats else value for name, value in values.items()})
 
 
+# help(TrainConfig) says what each setting is.
+TrainConfig.__doc__ = "\n".join(
+    [
+        TrainConfig.__doc__ or "",
+        "",
+        *(f"{f.name}: {f.metadata['help']} (default: {f.default!r})" for f in fields(TrainConfig)),
+    ]
+)
+
 # What --preset sets; explicit flags win.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib.util
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +44,9 @@ class Dashboard(Callback):
 
         self._every, self._last_step, self._run = every, last_step, Path(run)
         self._folder = (self._run / FOLDER).absolute()  # VisualDL joins a relative file name to the folder once more
-        # One file for all sessions: VisualDL shows only the newest of several.
-        self._writer = LogWriter(str(self._folder), file_name=str(self._folder / "vdlrecords.training.log"))
+        with contextlib.redirect_stdout(sys.stderr):  # it says when it appends
+            # One file for all sessions: VisualDL shows only the newest of several.
+            self._writer = LogWriter(str(self._folder), file_name=str(self._folder / "vdlrecords.training.log"))
         self._graph_writer = LogWriter
 
     def scalars(self, record: Record) -> None:

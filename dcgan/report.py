@@ -78,7 +78,7 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
     """What the page shows of one run, as JSON values. Whatever is missing is None or empty; `problems` says why."""
     folder = Path(folder)
     records = read_records(folder / "metrics.jsonl") if records is None else records
-    records = sorted((r for r in records if 0 <= r["step"] <= MAX_STEP), key=lambda r: r["step"])
+    records = sorted((r for r in records if _is_of_training(r)), key=lambda r: r["step"])
     problems: list[str] = []
     config = _json_file(folder / "config.json", problems)
     return {
@@ -97,6 +97,11 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
         "commands": _commands(folder),
         "problems": problems[:20],
     }
+
+
+def _is_of_training(record: Record) -> bool:
+    """Not one that tools/evaluate.py has added: its last report is evaluate.json."""
+    return 0 <= record["step"] <= MAX_STEP and "evaluate" not in record
 
 
 def _write_page(path: Path, runs: list[dict[str, Any]]) -> None:
@@ -286,6 +291,8 @@ def _shown(value: Any) -> Any:
     number = _number(value)
     if number is not None and not isinstance(number, str):
         return number
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return value[:300] if isinstance(value, str) else reprlib.repr(value)[:300]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "prepare", "report", "export", "infer")
+COMMANDS = ("train", "prepare", "report", "export", "evaluate", "infer")
 
 
 def run(*words, cwd, **environment):

@@ -139,11 +139,12 @@ def open_subject(args: argparse.Namespace) -> Subject:
 
 
 def write(out: pathlib.Path | None, report: dict, drawing: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
-    """Leave evaluate.json and nearest.png in `out`, or in the run folder and a line in its metrics.jsonl."""
+    """Leave evaluate.json and nearest.png in `out`, or in the run folder, in its metrics.jsonl and in its report."""
     from dcgan.callbacks import append_record
     from dcgan.evaluate.report import FILE_NAME
     from dcgan.files import write_json
     from dcgan.images import write_png
+    from dcgan.report import write_report
 
     folder = out or run_folder or OUT
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +153,7 @@ def write(out: pathlib.Path | None, report: dict, drawing: np.ndarray, run_folde
     step = report["subject"].get("step")
     if out is None and run_folder is not None and isinstance(step, int):
         append_record(run_folder / "metrics.jsonl", {"step": step, "evaluate": report})
+        write_report(run_folder)
     return folder
 
 
@@ -194,5 +196,10 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The installed command."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -76,6 +76,11 @@ def test_curves_are_the_numbers_of_the_records_and_gaps_where_there_is_none(run)
     assert not {"step", "epoch", "elapsed_seconds", "state"} & set(curves["series"])
 
 
+def test_reports_of_the_meter_are_no_points_of_the_curves(run):
+    shown = collect(run, [record(10), {"step": 10, "evaluate": {"figures": {"fid": 1.0}}}, record(20, epoch=2)])
+    assert shown["curves"]["steps"] == [10, 20] and shown["latest"]["epoch"] == 2
+
+
 def test_a_long_run_is_thinned_to_means_between_smallest_and_largest(run):
     values = np.linspace(0, 1, 100_000)
     values[54_321] = 50.0
@@ -156,8 +161,10 @@ def test_settings_have_their_defaults_and_unknown_ones_none(run):
 
 
 def test_quality_figures_are_shown_with_their_protocol(run):
-    (run / "evaluate.json").write_text(json.dumps({"kid": 0.5, "protocol": {"pictures": 500, "crop": "tutorial"}}))
-    expected = [["kid", 0.5], ["protocol.pictures", 500], ["protocol.crop", "tutorial"]]
+    report = {"figures": {"kid": 0.5}, "protocol": {"n_real": 500, "crop": "tutorial", "features": None}}
+    (run / "evaluate.json").write_text(json.dumps(report))
+    expected = [["figures.kid", 0.5], ["protocol.n_real", 500], ["protocol.crop", "tutorial"]]
+    expected.append(["protocol.features", "null"])
     assert collect(run)["quality"] == expected
 
 

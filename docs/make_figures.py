@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+"""Make every figure and every number of docs/tutorial.zh.md and docs/tutorial.en.md from one training run."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dcgan.quiet import import_paddle
+
+import_paddle()
+
+import cv2
+import numpy as np
+import paddle
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from dcgan import DCGAN
+from dcgan import run as runs
+from dcgan.config import TrainConfig, preset
+from dcgan.data.cartoon import draw_face
+from dcgan.data.decode import decode_picture
+from dcgan.data.packed import PackedData
+from dcgan.data.prepare import fit_picture
+from dcgan.engine import evaluating
+from dcgan.evaluate.meter import chosen_real, evaluate, measure
+from dcgan.files import atomic_write
+from dcgan.images import GAP, TITLE_HEIGHT, grid, to_uint8
+from dcgan.losses import OBJECTIVES
+from dcgan.networks import parameter_count
+from dcgan.records import read_records
+from deploy.latents import latents
+from deploy.walk import walk_latents
+from tools.console import add_log_level, run, start_logging
+
+DOCS = Path(__file__).resolve().parent
+EXAMPLES = """examples:
+  python docs/make_figures.py                                      train with --preset quick first
+  python docs/make_figures.py --run work/train/00000-cartoon       a run on drawn faces that exists
+"""
+BLUE, RED, GREY = "#2563eb", "#d9480f", "#5c6878"
+FACES = (0, 3, 11, 17, 28, 45, 66, 82)  # seeds that are followed through time
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--run", type=Path, metavar="RUN", help="run folder (default: train one under work/train)")
+    flags.add_argument("--docs", type=Path, default=DOCS, help="folder of the tutorial's pages (default: this one)")
+    flags.add_argument("--n", type=int, default=1000, help="pictures of each set that are measured (default: 1000)")
+    add_log_level(flags)
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    start_logging(arguments.log_level)
+    folder = arguments.run or runs.train(TrainConfig(data="cartoon", **preset("quick")), argv=sys.argv).folder
+    found = runs.find_checkpoint(folder)
+    config = runs.saved_config(found)
+    model = DCGAN(config)
+    model.load(found)
+    data = runs.packed_data(config)
+    records = [record for record in read_records(folder / "metrics.jsonl") if "evaluate" not in record]
+    out = arguments.docs / "images" / "tutorial"
+    out.mkdir(parents=True, exist_ok=True)
+
+    draw_data(out / "data.jpg", data)
+    draw_crop(out / "crop.jpg", config.image_size)
+    draw_networks(out / "networks.png", model)
+    draw_loss(out / "loss.png")
+    draw_progress(out / "progress.jpg", folder / "samples")
+    draw_curves(out / "curves.png", records)
+    draw_comparison(out / "comparison.jpg", model, data)
+    draw_modes(out / "modes.jpg", model)
+    draw_walk(out / "walk.jpg", model)
+    figures = judge(out / "nearest.jpg", model, data, min(arguments.n, len(data) // 2))
+    numbers = {**training_numbers(model, data, records), **figures}
+    for language in ("en", "zh"):
+        write_numbers(arguments.docs / f"tutorial.{language}.md", numbers, language)
+    print(f"{out}: {sum(path.stat().st_size for path in out.iterdir()) // 1000} KB")
+    return 0
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def write_jpeg(path: Path, image_uint8: np.ndarray, quality: int = 88) -> None:
+    """Write an RGB picture, uint8 [3, H, W], atomically."""
+    bgr = np.ascontiguousarray(image_uint8[::-1].transpose(1, 2, 0))
+    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    with atomic_write(path) as stream:
+        stream.write(encoded.tobytes())
+
+
+def draw_data(path: Path, data: PackedData) -> None:
+    write_jpeg(path, grid(np.asarray(data.images[:48]), columns=12))
+
+
+def draw_crop(path: Path, size: int) -> None:
+    """A portrait as it is, shrunk with the square that is kept, and that square."""
+    portrait = draw_face(4)  # [218, 178, 3]
+    kept = fit_picture(portrait, size)
+    height = round(portrait.shape[0] * size / portrait.shape[1])
+    shrunk = cv2.resize(portrait, (size, height), interpolation=cv2.INTER_AREA)
+    scale = 3
+    shrunk, kept = (np.repeat(np.repeat(p, scale, 0), scale, 1) for p in (shrunk, kept))
+    top = round(10 * size / 64) * scale
+    framed = cv2.rectangle(
+        shrunk.copy(), (1, top), (size * scale - 2, top + size * scale - 2), (37, 99, 235), 3
+    )  # RGB blue
+    tallest = max(portrait.shape[0], shrunk.shape[0])
+    parts = [np.pad(p, ((0, tallest - len(p)), (0, 16), (0, 0)), constant_values=255) for p in (portrait, framed, kept)]
+    write_jpeg(path, np.concatenate(parts, axis=1)[:, :-16].transpose(2, 0, 1))
+
+
+def draw_progress(path: Path, samples: Path, columns: int = 10) -> None:
+    """A row per seed, a column per moment, cut out of the sample grids."""
+    paths = sorted(samples.glob("step-*.png"))
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, columns).round().astype(int))]
+    grids = [decode_picture(p.read_bytes())[TITLE_HEIGHT:] for p in chosen]
+    size = (grids[0].shape[1] - GAP) // 10 - GAP
+    faces = [cut(image, seed, size) for seed in FACES for image in grids]
+    write_jpeg(path, grid(np.stack(faces).transpose(0, 3, 1, 2), columns=len(grids)))
+
+
+def cut(image: np.ndarray, seed: int, size: int) -> np.ndarray:
+    """Face number `seed` of a grid [H, W, 3] of ten columns."""
+    row, column = divmod(seed, 10)
+    top, left = GAP + row * (size + GAP), GAP + column * (size + GAP)
+    return image[top : top + size, left : left + size]
+
+
+def draw_comparison(path: Path, model: DCGAN, data: PackedData) -> None:
+    """Real faces on the left, generated ones on the right."""
+    real, fake = np.asarray(data.images[:36]), to_uint8(model.generate(range(36)))
+    space = np.full((3, grid(real).shape[1], 16), 255, np.uint8)
+    write_jpeg(path, np.concatenate([grid(real), space, grid(fake)], axis=2))
+
+
+def draw_modes(path: Path, model: DCGAN) -> None:
+    """One seed among eight different pairs of neighbours: above in training mode, below in eval mode."""
+    network = copy.deepcopy(model.drawing_network())  # training mode would move the running statistics
+    batches = [[7, 100 + 2 * i, 101 + 2 * i] for i in range(8)]
+    network.train()
+    with paddle.no_grad():
+        above = [network(paddle.to_tensor(latents(batch, model.config.latent_dim))).numpy()[0] for batch in batches]
+    below = [model.generate(batch)[0] for batch in batches]
+    write_jpeg(path, grid(to_uint8(np.stack(above + below)), columns=len(batches)))
+
+
+def draw_walk(path: Path, model: DCGAN) -> None:
+    """Three rows: from one face to the next and on, round to the first."""
+    path_of_latents = walk_latents([5, 24, 66], 30, model.config.latent_dim)
+    with evaluating(model.drawing_network()), paddle.no_grad():
+        pictures = model.network(paddle.to_tensor(path_of_latents)).numpy()
+    write_jpeg(path, grid(to_uint8(pictures), columns=10))
+
+
+# ---- drawings -------------------------------------------------------------------------------------------------------
+
+
+def new_figure(width: float, height: float, **layout: float) -> tuple[Figure, list]:
+    """A figure of so many inches and its axes, side by side as `layout` says."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.ravel(figure.subplots(**layout)))
+
+
+def save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+
+
+def draw_networks(path: Path, model: DCGAN) -> None:
+    """What stands between the layers of both networks, read off a forward pass."""
+    figure, axes = new_figure(9, 3.6, nrows=2)
+    size = model.config.image_size
+    inputs = (paddle.zeros([1, model.config.latent_dim]), paddle.zeros([1, 3, size, size]))
+    for axis, network, value in zip(axes, (model.generator, model.discriminator), inputs):
+        shapes = [list(value.shape[1:]), *shapes_between(network, value)]
+        for i, shape in enumerate(shapes):
+            side = shape[1] if len(shape) == 3 else 1
+            height = 0.16 + 0.84 * np.log2(side) / np.log2(size)
+            width = 0.10 + 0.05 * np.log2(shape[0])
+            kind = BLUE if network is model.generator else RED
+            corner = i - width / 2, (1 - height) / 2
+            axis.add_patch(Rectangle(corner, width, height, facecolor=kind + "33", edgecolor=kind))
+            text = " x ".join(map(str, shape))
+            axis.text(i, -0.08, text, ha="center", va="top", fontsize=9, color=GREY)
+            if i:
+                axis.annotate("", (i - 0.42, 0.5), (i - 0.58, 0.5), arrowprops={"arrowstyle": "->", "color": GREY})
+        name = "G" if network is model.generator else "D"
+        axis.set(xlim=(-0.9, len(shapes) - 0.4), ylim=(-0.3, 1.05))
+        axis.text(-0.85, 0.5, name, fontsize=15, fontweight="bold", va="center")
+        axis.axis("off")
+    save(figure, path)
+
+
+def shapes_between(network: paddle.nn.Layer, value: paddle.Tensor) -> list[list[int]]:
+    """Shapes [C, H, W] that leave the convolutions, in their order."""
+    shapes: list[list[int]] = []
+    convolutions = [layer for name, layer in network.named_sublayers() if name.startswith("conv_")]
+    hooks = [c.register_forward_post_hook(lambda _, __, y: shapes.append(list(y.shape[1:]))) for c in convolutions]
+    with evaluating(network), paddle.no_grad():
+        network(value)
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def draw_loss(path: Path) -> None:
+    """The generator's loss of the paper's game and the one that is used, over D(G(z)), with their slopes."""
+    logits = paddle.linspace(-6, 6, 241)
+    logits.stop_gradient = False
+    score = paddle.nn.functional.sigmoid(logits)
+    used = paddle.stack([OBJECTIVES["bce"].generator(logits[i]) for i in range(len(logits))])
+    game = -paddle.nn.functional.softplus(logits)  # log(1 - D(G(z)))
+    figure, (left, right) = new_figure(8, 2.8, ncols=2)
+    for loss, label, colour in ((game, "log(1 - D(G(z)))", GREY), (used, "-log D(G(z))", RED)):
+        (slope,) = paddle.grad(loss.sum(), logits, retain_graph=True)
+        left.plot(score.numpy(), loss.numpy(), color=colour, label=label)
+        right.plot(score.numpy(), np.abs(slope.numpy()), color=colour, label=label)
+    left.set(xlabel="D(G(z))", title="loss of G")
+    right.set(xlabel="D(G(z))", title="size of its gradient by D's logit")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    save(figure, path)
+
+
+def draw_curves(path: Path, records: Sequence[dict]) -> None:
+    figure, (left, right) = new_figure(9, 2.8, ncols=2)
+    steps = [record["step"] for record in records]
+    for axis, names in ((left, ("loss_d", "loss_g")), (right, ("score_real", "score_fake"))):
+        labels = {"loss_d": "D", "loss_g": "G", "score_real": "D(x)", "score_fake": "D(G(z))"}
+        for name, colour in zip(names, (BLUE, RED)):
+            axis.plot(steps, [record[name] for record in records], color=colour, linewidth=1, label=labels[name])
+        axis.grid(alpha=0.3)
+        axis.legend()
+    left.set(xlabel="iteration", title="losses")
+    right.set(xlabel="iteration", title="probability of being real", ylim=(0, 1))
+    save(figure, path)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+LABELS = {
+    "pictures": ("training pictures", "训练图片数"),
+    "settings": ("settings that are not the defaults", "与默认值不同的设置"),
+    "generator": ("numbers that G learns", "G 的参数量"),
+    "discriminator": ("numbers that D learns", "D 的参数量"),
+    "iterations": ("iterations", "迭代次数"),
+    "minutes": ("minutes on two CPU cores", "两核 CPU 用时（分钟）"),
+    "rate": ("pictures per second, median", "每秒图片数（中位数）"),
+    "loss_d": ("loss of D, mean of the last tenth", "D 的损失，最后十分之一的平均"),
+    "loss_g": ("loss of G, mean of the last tenth", "G 的损失，最后十分之一的平均"),
+    "score_real": ("D(x), mean of the last tenth", "D(x)，最后十分之一的平均"),
+    "score_fake": ("D(G(z)), mean of the last tenth", "D(G(z))，最后十分之一的平均"),
+    "n": ("pictures of each set that are compared", "参与比较的图片数（每组）"),
+    "distance_start": ("distance before training", "训练前的距离"),
+    "distance": ("distance after training", "训练后的距离"),
+    "floor": ("distance between two sets of real pictures", "两组真实图片之间的距离"),
+    "similarity": ("similarity of pairs of generated pictures", "生成图片两两相似度"),
+    "similarity_real": ("similarity of pairs of real pictures", "真实图片两两相似度"),
+    "nearest_ratio": (
+        "distance to the nearest training picture, real pictures = 1",
+        "到最近训练图片的距离（真实图片 = 1）",
+    ),
+}
+
+
+def training_numbers(model: DCGAN, data: PackedData, records: Sequence[dict]) -> dict[str, str]:
+    tail = records[-max(1, len(records) // 10) :]
+    changed = {k: v for k, v in model.config.to_json().items() if v != TrainConfig().to_json()[k] and k != "out"}
+    means = {name: statistics.fmean(record[name] for record in tail) for name in LABELS if name in tail[0]}
+    kept = ("loss_d", "loss_g", "score_real", "score_fake")
+    return {
+        "pictures": f"{len(data):,}",
+        "settings": ", ".join(f"`{name} {json.dumps(value)}`" for name, value in changed.items()),
+        "generator": f"{parameter_count(model.generator):,}",
+        "discriminator": f"{parameter_count(model.discriminator):,}",
+        "iterations": f"{model.global_step:,}",
+        "minutes": f"{records[-1]['elapsed_seconds'] / 60:.1f}",
+        "rate": f"{statistics.median(record['images_per_second'] for record in records):.0f}",
+        **{name: f"{means[name]:.2f}" for name in kept},
+    }
+
+
+def judge(path: Path, model: DCGAN, data: PackedData, n: int) -> dict[str, str]:
+    """Figures of n generated pictures against n real ones, and the drawing of the nearest neighbours."""
+    fake = to_uint8(model.generate(range(n)))
+    report, drawing = evaluate(data, fake, {"seeds": f"0-{n - 1}"})
+    write_jpeg(path, drawing, 80)
+    real, others = chosen_real(data, n), chosen_real(data, n, skip=n)
+    untrained = to_uint8(DCGAN(model.config).generate(range(n)))
+    figures = report["figures"]
+    return {
+        "n": f"{n:,}",
+        "distance_start": f"{measure(real, untrained)['distance']:.0f}",
+        "distance": f"{figures['distance']:.1f}",
+        "floor": f"{measure(real, others)['distance']:.1f}",
+        **{name: f"{figures[name]:.2f}" for name in ("similarity", "similarity_real", "nearest_ratio")},
+    }
+
+
+def write_numbers(page: Path, numbers: dict[str, str], language: str) -> None:
+    """Put the tables between the page's `<!-- numbers: a b c -->` and `<!-- end -->`, each with the rows it names."""
+    column = ("en", "zh").index(language)
+
+    def table(match: re.Match) -> str:
+        rows = [f"| {LABELS[name][column]} | {numbers[name]} |\n" for name in match[1].split()]
+        return f"<!-- numbers: {match[1]} -->\n| | |\n|---|---|\n{''.join(rows)}<!-- end -->"
+
+    text = page.read_text("utf-8")
+    text = re.sub(r"<!-- numbers: ([\w ]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    with atomic_write(page, "w") as stream:
+        stream.write(text)
+
+
+if __name__ == "__main__":
+    run(main)
