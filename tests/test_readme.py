@@ -20,6 +20,8 @@ PAGES = (
     "docs/quality.md",
     "docs/performance.md",
     "docs/scale.md",
+    "docs/tutorial.en.md",
+    "docs/tutorial.zh.md",
 )
 TOOLS = {
     "tools/train.py": ("tools.train", "build_parser"),
@@ -29,6 +31,7 @@ TOOLS = {
     "tools/report.py": ("tools.report", "parser"),
     "tools/benchmark.py": ("tools.benchmark", "parser"),
     "tools/benchmark_scale.py": ("tools.benchmark_scale", "parser"),
+    "docs/make_figures.py": ("docs.make_figures", "parser"),
 }
 
 
