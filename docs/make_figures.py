@@ -284,7 +284,8 @@ LABELS = {
 def training_numbers(model: DCGAN, data: PackedData, records: Sequence[dict]) -> dict[str, str]:
     tail = records[-max(1, len(records) // 10) :]
     changed = {k: v for k, v in model.config.to_json().items() if v != TrainConfig().to_json()[k] and k != "out"}
-    means = {name: statistics.fmean(record[name] for record in tail) for name in LABELS if name in tail[0]}
+    measured = {name: [r[name] for r in tail if r.get(name) is not None] for name in LABELS}  # some come late
+    means = {name: statistics.fmean(values) for name, values in measured.items() if values}
     kept = ("loss_d", "loss_g", "score_real", "score_fake")
     return {
         "pictures": f"{len(data):,}",
