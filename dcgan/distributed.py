@@ -137,8 +137,9 @@ class World:
             self.meet()  # gloo itself waits 30 s for a process that saves or draws, then fails
         try:
             collective(*arguments)
-        except RuntimeError as error:  # what gloo raises when a connection ends
-            raise TrainingError("another process has ended before its time; its own log may say why.") from error
+        except RuntimeError:  # gloo's word for a connection that ended, among other things
+            self.meet()  # raises and says who has died, if it was that
+            raise
 
 
 ALONE = World()

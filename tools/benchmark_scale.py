@@ -109,7 +109,8 @@ def _launched(args: argparse.Namespace, processes: int) -> dict[str, float]:
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, machine.core_count() // processes))}
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
         if answer.returncode or not result.exists():
-            raise ProjectError(f"{processes} processes failed: {(answer.stdout + answer.stderr).strip()[-500:]}")
+            said = [line for log in sorted(pathlib.Path(folder).glob("workerlog.*")) for line in log.open()]
+            raise ProjectError(f"{processes} processes failed: {(said or [answer.stderr])[-1].strip()[-500:]}")
         return json.loads(result.read_text("utf-8"))
 
 

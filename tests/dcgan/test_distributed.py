@@ -198,7 +198,7 @@ def test_a_killed_process_takes_the_others_down_in_one_line_with_the_last_checkp
     folder, processes = killed
     lines = Path(processes[0].log).read_text().splitlines()
     assert processes[0].returncode == 1
-    assert lines[-1].startswith("error: process ") and "the last good checkpoint is" in lines[-1].lower()
+    assert lines[-1].startswith("error: process 1 has ended") and "the last good checkpoint is" in lines[-1].lower()
     assert not [line for line in lines if line.startswith("Traceback")]
     checkpoints = list_checkpoints(folder / "work" / "train" / "00000-faces" / "checkpoints")
     assert int(checkpoints[-1].name[5:]) >= 4 and read_checkpoint(checkpoints[-1])
