@@ -1,9 +1,8 @@
 // Two faces and the arc from one to the other.
 
-import { addressOf, blend, describe, latentOf } from "./face.js";
+import { addressOf, blend, describe } from "./face.js";
 import { Gallery } from "./gallery.js";
-import { paint } from "./picture.js";
-import { scaled } from "./space.js";
+import { setUpPortrait } from "./portrait.js";
 import { text } from "./texts.js";
 
 const STEPS = 7;
@@ -30,7 +29,7 @@ export function setUpBetween(page) {
 
 function setUpEnd(page, end, set) {
   const [canvas, word] = [element(`face-${end}`), element(`word-${end}`)];
-  let shown = "";
+  const portrait = setUpPortrait(page, end, canvas);
   const take = () => {
     const face = addressOf(word.value);
     if (face && word.value !== describe(page.state[end]).name) set({ [end]: face }, true);
@@ -45,10 +44,6 @@ function setUpEnd(page, end, set) {
     const { name, changes } = describe(state[end]);
     if (document.activeElement !== word) word.value = name;
     canvas.setAttribute("aria-label", text("face", { name: changes ? `${name}, ${text("changes", { count: changes })}` : name }));
-    const content = `${state[end]} ${state.wild}`;
-    if (!page.engine || content === shown) return;
-    shown = content;
-    const z = scaled(latentOf(state[end], page.model), state.wild);
-    page.engine.draw(end, [z], (_, pixels) => paint(canvas, pixels, page.model.size));
+    portrait({ face: state[end], wild: state.wild });
   };
 }

@@ -8,7 +8,6 @@ const END = 3; // standard deviations of a latent along a direction
 
 export function setUpDirections(page) {
   const count = page.model.directions.length;
-  const amounts = () => unshift(page.state.face, count).amounts;
   const set = (i, amount) => {
     const { base, amounts: all } = unshift(page.state.face, count);
     page.set({ face: shift(base, all.map((x, k) => (k === i ? amount : x))) });
@@ -18,9 +17,8 @@ export function setUpDirections(page) {
     page.set({ face: unshift(page.state.face, count).base }, true);
   });
   return (state) => {
-    const { base } = unshift(state.face, count);
-    const now = amounts();
-    rows.forEach((show, i) => show(base, now[i], state.wild));
+    const { base, amounts } = unshift(state.face, count);
+    rows.forEach((show, i) => show(base, amounts[i], state.wild));
   };
 }
 

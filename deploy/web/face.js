@@ -14,15 +14,14 @@ const SHIFT = /^_(\d{1,2})_(-?\d{1,2}(?:\.\d{1,3})?)$/;
 export function seedOf(text) {
   const word = normalized(text);
   if (!word) return null;
-  if (/^\d{1,10}$/.test(word) && Number(word) <= MAX_SEED) return Number(word);
-  return key(new TextEncoder().encode(word)); // key() of the UTF-8 bytes, one by one
+  return isSeed(word) ? Number(word) : key(new TextEncoder().encode(word)); // key() of the UTF-8 bytes, one by one
 }
 
 /** The address of a typed word or seed, or "" for nothing. */
 export function addressOf(text) {
   const word = normalized(text);
   if (!word) return "";
-  if (/^\d{1,10}$/.test(word) && Number(word) <= MAX_SEED) return String(Number(word));
+  if (isSeed(word)) return String(Number(word));
   return encodeURIComponent(word).replace(/[-_.!~*'()]/g, (c) => `%${c.charCodeAt(0).toString(16)}`);
 }
 
@@ -110,6 +109,11 @@ function leafWord(piece) {
   } catch {
     return ""; // a "%" that begins no UTF-8
   }
+}
+
+/** Whether a word is a whole number that is a seed itself. */
+function isSeed(word) {
+  return /^\d{1,10}$/.test(word) && Number(word) <= MAX_SEED;
 }
 
 /** A word as it is hashed: Unicode's composed form, without spaces at the ends, cut to a hundred characters. */

@@ -1,17 +1,16 @@
 // The large face: its picture, its name, and what can be done with it.
 
-import { addressOf, describe, latentOf } from "./face.js";
+import { addressOf, describe } from "./face.js";
 import { MAX_SEED } from "./latents.js";
-import { paint, savePng } from "./picture.js";
-import { scaled } from "./space.js";
+import { savePng } from "./picture.js";
+import { setUpPortrait } from "./portrait.js";
 import { text } from "./texts.js";
 
 const element = (id) => document.getElementById(id);
 
 /** Wire the large face. `favourites.toggle` is called through `onKeep`, so that who shows them hears of it. */
 export function setUpStage(page, favourites) {
-  const { model } = page;
-  let shown = "";
+  const portrait = setUpPortrait(page, "stage", element("face"));
 
   page.follow((state) => {
     const { name, seed, changes } = describe(state.face);
@@ -22,12 +21,7 @@ export function setUpStage(page, favourites) {
     element("wild").value = state.wild;
     element("wild-value").textContent = state.wild.toFixed(2);
     element("keep").setAttribute("aria-pressed", favourites.has(state));
-    const content = `${state.face} ${state.wild}`;
-    if (!page.engine || content === shown) return;
-    shown = content;
-    page.engine.draw("stage", [scaled(latentOf(state.face, model), state.wild)], (_, pixels) => {
-      paint(element("face"), pixels, model.size);
-    });
+    portrait(state);
   });
 
   element("ask").addEventListener("submit", (event) => {

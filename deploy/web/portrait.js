@@ -1,0 +1,17 @@
+// One face on one canvas.
+
+import { latentOf } from "./face.js";
+import { paint } from "./picture.js";
+import { scaled } from "./space.js";
+
+/** Returns what draws {face, wild} onto `canvas`, in a lane of the engine; what is already there stays. */
+export function setUpPortrait(page, lane, canvas) {
+  let shown = "";
+  return ({ face, wild }) => {
+    const content = `${face} ${wild}`;
+    if (!page.engine || content === shown) return;
+    shown = content;
+    const { model } = page;
+    page.engine.draw(lane, [scaled(latentOf(face, model), wild)], (_, pixels) => paint(canvas, pixels, model.size));
+  };
+}
