@@ -31,7 +31,7 @@ from .evaluate.meter import crop_of, protocol, protocol_label
 from .files import PathLike, atomic_write
 from .images import grid, side_by_side, to_uint8, with_title, write_png
 from .params import write_params
-from .records import Record, read_records
+from .records import Record, append_record, is_of_training, read_records
 from .report import write_report
 
 log = logging.getLogger(__name__)
@@ -146,20 +146,13 @@ class History:
     def __init__(self, path: PathLike, step: int = 0):
         self._path = Path(path)
         found = [r for r in read_records(path) if r["step"] <= step]
-        self.records: list[Record] = [r for r in found if "evaluate" not in r]
+        self.records: list[Record] = list(filter(is_of_training, found))
         with atomic_write(self._path, "w") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in found)
 
     def __call__(self, record: Record) -> None:
         self.records.append(record)
         append_record(self._path, record)
-
-
-def append_record(path: PathLike, record: Record) -> None:
-    """Add a line to a `metrics.jsonl`; numbers that are not finite become null, which is JSON."""
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(finite, allow_nan=False) + "\n")
 
 
 class SampleGrid(Callback):

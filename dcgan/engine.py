@@ -32,6 +32,7 @@ from .losses import OBJECTIVES, Objective
 from .schedule import Schedule
 
 FLOAT32 = Precision("O0", "float32")
+_COUNTERS = ("epoch", "epoch_step", "global_step", "seed")
 _TRAINING_LATENTS, _TRAINING_NOISE = 3, 4  # which streams of the run's seed training draws from
 _STATISTICS_BATCHES, _STATISTICS_BATCH_SIZE = 4, 64  # latents that the averaged generator's BatchNorm is measured on
 
@@ -416,7 +417,7 @@ class AdversarialModel(paddle.Model):
         if problems:
             raise CheckpointError(f"{checkpoint.folder} does not fit this model: " + "; ".join(problems))
         state = checkpoint.state
-        counters = {name: state.get(name) for name in ("epoch", "epoch_step", "global_step", "seed")}
+        counters = {name: state.get(name) for name in _COUNTERS}
         if not all(type(value) is int and value >= 0 for value in counters.values()):
             raise CheckpointError(f"{checkpoint.folder} has counters that are none: {counters}")
         for _, pairs in restore:
@@ -427,8 +428,8 @@ class AdversarialModel(paddle.Model):
         return dict(state.get("extra", {}))
 
     def _set_counters(self, counters: Mapping[str, int]) -> None:
-        self.epoch, self.epoch_step = counters["epoch"], counters["epoch_step"]
-        self.global_step, self.seed = counters["global_step"], counters["seed"]
+        for name in _COUNTERS:
+            setattr(self, name, counters[name])
         self._statistics_are_stale = True
 
     # ---- several processes ------------------------------------------------------------------------------------------
@@ -468,7 +469,7 @@ class AdversarialModel(paddle.Model):
         return [tensor for network in networks for tensor in _statistics_of(network).values()]
 
     def _counters(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in ("epoch", "epoch_step", "global_step", "seed")}
+        return {name: getattr(self, name) for name in _COUNTERS}
 
     def _scaler_states(self) -> dict[str, dict[str, Any]]:
         return {name: _scaler_state(scaler) for name, scaler in self._scalers.items()}

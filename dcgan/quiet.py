@@ -40,5 +40,9 @@ def thread_count() -> int:
     neighbours = os.environ.get("PADDLE_LOCAL_SIZE", "")
     if _requested and _requested.isdigit() and int(_requested) > (1 if neighbours else 0):
         return int(_requested)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(neighbours or 1))
+    return max(1, core_count() // int(neighbours or 1))
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,7 +28,7 @@ from .data.decode import Limits, decode_picture
 from .errors import DataError, ProjectError
 from .files import PathLike, atomic_write
 from .images import GAP, TITLE_HEIGHT
-from .records import Record, read_records, run_folders
+from .records import Record, is_of_training, read_records, run_folders
 
 REPORT_FILE = "report.html"
 MAX_FRAMES, MAX_POINTS, MAX_EVENTS, MAX_STARTS = 40, 600, 100, 20
@@ -78,7 +78,7 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
     """What the page shows of one run, as JSON values. Whatever is missing is None or empty; `problems` says why."""
     folder = Path(folder)
     records = read_records(folder / "metrics.jsonl") if records is None else records
-    records = sorted((r for r in records if _is_of_training(r)), key=lambda r: r["step"])
+    records = sorted((r for r in records if is_of_training(r) and 0 <= r["step"] <= MAX_STEP), key=lambda r: r["step"])
     problems: list[str] = []
     config = _json_file(folder / "config.json", problems)
     return {
@@ -97,11 +97,6 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
         "commands": _commands(folder),
         "problems": problems[:20],
     }
-
-
-def _is_of_training(record: Record) -> bool:
-    """Not one that tools/evaluate.py has added: its last report is evaluate.json."""
-    return 0 <= record["step"] <= MAX_STEP and "evaluate" not in record
 
 
 def _write_page(path: Path, runs: list[dict[str, Any]]) -> None:

@@ -59,7 +59,6 @@ from .records import run_folders
 
 log = logging.getLogger(__name__)
 
-DATA_CACHE = Path("work/data")
 MAX_ROLLBACKS = 3  # a recipe that collapses so often will collapse again
 
 
@@ -273,7 +272,6 @@ def packed_data(config: TrainConfig) -> PackedData:
     log.info("Data: %s", config.data or "cartoon")
     packed = cached_packed(
         config.data or "cartoon",
-        root=DATA_CACHE,
         image_size=config.image_size,
         crop=config.crop,
         workers=config.workers,

@@ -38,7 +38,7 @@ from dcgan.files import atomic_write
 from dcgan.images import GAP, TITLE_HEIGHT, grid, to_uint8
 from dcgan.losses import OBJECTIVES
 from dcgan.networks import parameter_count
-from dcgan.records import read_records
+from dcgan.records import is_of_training, read_records
 from deploy.latents import latents
 from deploy.walk import walk_latents
 from tools.console import add_log_level, run, start_logging
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     model = DCGAN(config)
     model.load(found)
     data = runs.packed_data(config)
-    records = [record for record in read_records(folder / "metrics.jsonl") if "evaluate" not in record]
+    records = list(filter(is_of_training, read_records(folder / "metrics.jsonl")))
     out = arguments.docs / "images" / "tutorial"
     out.mkdir(parents=True, exist_ok=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from dcgan.quiet import core_count
 from tools.benchmarks import machine
 from tools.console import add_log_level, run, start_logging
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     args = flags.parse_args(argv)
     start_logging(args.log_level)
     against = _peers(flags, args)
-    args.threads = args.threads or machine.core_count()
+    args.threads = args.threads or core_count()
     args.batch_size = args.batch_size or ([1, 16, 128] if args.what == "infer" else [128])
 
     from tools.benchmarks import report

@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from dcgan.errors import ProjectError
+from dcgan.quiet import core_count
 from tools.benchmarks import machine
 from tools.console import add_log_level, run, start_logging
 
@@ -106,7 +107,7 @@ def _launched(args: argparse.Namespace, processes: int) -> dict[str, float]:
         for name in ("steps", "image_size", "base_channels", "device"):
             command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
         command += ["--batch-size", str(args.batch_size // processes)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, machine.core_count() // processes))}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, core_count() // processes))}
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
         if answer.returncode or not result.exists():
             said = [line for log in sorted(pathlib.Path(folder).glob("workerlog.*")) for line in log.open()]

@@ -140,10 +140,10 @@ def open_subject(args: argparse.Namespace) -> Subject:
 
 def write(out: pathlib.Path | None, report: dict, drawing: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
     """Leave evaluate.json and nearest.png in `out`, or in the run folder, in its metrics.jsonl and in its report."""
-    from dcgan.callbacks import append_record
     from dcgan.evaluate.report import FILE_NAME
     from dcgan.files import write_json
     from dcgan.images import write_png
+    from dcgan.records import append_record
     from dcgan.report import write_report
 
     folder = out or run_folder or OUT

@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from dcgan.commands import command
 from dcgan.data.packed import PackedData, is_packed, open_packed
 from dcgan.data.prepare import cached_packed, fit_picture
 from dcgan.data.sources import Source, open_source
@@ -24,7 +25,6 @@ from deploy.seeds import Seeds
 log = logging.getLogger(__name__)
 
 MANY, SOME = 10_000, 5_000  # pictures of each set, unless --n says otherwise
-DATA_CACHE = Path("work/data")
 PICTURES_SEED = 1  # which pictures of a set that is larger than needed
 NOT_SAMPLES = ("grid.png",)  # what deploy/infer.py leaves beside its samples
 
@@ -68,7 +68,7 @@ def checkpoint_subject(path: PathLike | None, device: str, first_seed: int, batc
 
     path = RUNS if path is None else Path(path)
     if not path.exists():
-        raise CheckpointError(f"there is nothing to evaluate at {path}. Train first: python tools/train.py")
+        raise CheckpointError(f"there is nothing to evaluate at {path}. Train first: {command('train')}")
     choose_device(device)
     if path.is_file():
         run, data = path.absolute().parent, {}
@@ -168,7 +168,6 @@ def open_data(source: str | None, crop: str | None, image_size: int | None, subj
         raise DataError(f"{named}, which it was trained on, is not there. Say where it is with --data.")
     packed = cached_packed(
         named,
-        root=DATA_CACHE,
         image_size=image_size or own["image-size"] or 64,
         crop=crop or own["crop"] or "tutorial",
     )

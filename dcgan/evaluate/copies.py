@@ -13,7 +13,6 @@ import numpy as np
 
 from ..images import grid, side_by_side, with_title
 
-SPACE = "pixels at 16 x 16, training pictures mirrored too"
 SIDE = 16
 QUERIES = 1000  # pictures that are looked up
 _ROWS, _SHOWN = 10, 3

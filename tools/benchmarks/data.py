@@ -8,8 +8,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .machine import core_count
-from .measure import Case, Run, Skip, shell
+from dcgan.quiet import core_count
+
+from .measure import Case, Run, shell
 
 BATCH_SIZE = 128
 TUTORIAL_THREADS, TUTORIAL_WORKERS = 8, 2
@@ -180,9 +181,3 @@ def growth(counts: list[int], scratch: Path, image_size: int) -> list[dict[str, 
         rows.append(json.loads(shell(command, dict(os.environ))))
         out.unlink()
     return rows
-
-
-def refuse_missing(pictures: Path) -> None:
-    """Raise Skip unless `pictures` is a folder of .jpg files."""
-    if next(pictures.glob("*.jpg"), None) is None:
-        raise Skip(f"{pictures} holds no .jpg files")

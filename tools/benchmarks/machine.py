@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dcgan.quiet import core_count
+
 from .measure import Run
 
 SIDE = 2048  # of the square matrices that are multiplied
@@ -32,11 +34,6 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": _versions(),
     }
-
-
-def core_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def paddle_product(threads: int) -> Run:
