@@ -186,7 +186,8 @@ def test_saved_png_has_the_pixels_of_infer(page, playground, tmp_path):
     assert download.value.suggested_filename == "seed-000042.png"
     download.value.save_as(tmp_path / "face.png")
     picture = cv2.imread(str(tmp_path / "face.png"), cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
-    assert np.array_equal(picture[None], pixels(page))
+    tensor = page.evaluate("async () => [...(await playground.pictures([42]))[0]]")
+    assert np.array_equal(picture, to_uint8(np.array(tensor, np.float32)).reshape(3, 16, 16))
 
 
 def test_nothing_is_asked_of_anybody_else(page, address):
@@ -278,11 +279,13 @@ def test_a_link_to_two_faces_needs_no_third(page, playground):
 
 
 def test_back_leads_to_the_face_before(page):
+    show(page, "#face=43&tool=walk")
     before = pixels(page)
     ask(page, "7")
+    assert "face=7" in page.url
     page.go_back()
     idle(page)
-    assert np.array_equal(pixels(page), before) and page.inner_text("#caption") == "seed 42"
+    assert np.array_equal(pixels(page), before) and page.inner_text("#caption") == "seed 43"
 
 
 # ---- every control --------------------------------------------------------------------------------------------------
