@@ -111,6 +111,15 @@ class TrainConfig:
         "2017)",
     )
     noise_steps: int = _setting(1000, "regularisation", "iterations over which --instance-noise fades to none")
+    spectral_norm: bool = _setting(
+        False,
+        "regularisation",
+        "spectral normalisation instead of BatchNorm in the discriminator (Miyato et al. 2018)",
+    )
+    r1: float = _setting(
+        0.0, "regularisation", "weight of the penalty on the discriminator's gradient (R1, Mescheder et al. 2018)"
+    )
+    r1_every: int = _setting(16, "regularisation", "iterations between two penalties of --r1 (Karras et al. 2020)")
     label_smoothing: float = _setting(
         0.0,
         "regularisation",
@@ -252,6 +261,8 @@ _RANGES = {
     "ema": (0.0, 0.999999),
     "batch_norm_momentum": (0.0, 0.999999),
     "label_smoothing": (0.0, 0.5),
+    "r1": (0.0, 1e6),
+    "r1_every": (1, 10**9),
     "instance_noise": (0.0, 10.0),
     "noise_steps": (1, 10**9),
     "seed": (0, MAX_SEED),
@@ -289,6 +300,8 @@ def _combination_problems(config: TrainConfig) -> list[str]:
         problems.append(f"label_smoothing belongs to the loss bce, received the loss {config.loss}")
     if config.sync_bn and config.batch_norm_reestimate and not config.ema:
         problems.append("batch_norm_reestimate with sync_bn needs an averaged generator: set ema")
+    if config.r1 and config.amp == "O2":
+        problems.append("r1 needs float32 weights, received amp O2; O1 has them")
     return problems
 
 

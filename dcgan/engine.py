@@ -29,6 +29,7 @@ from .distributed import ALONE, World
 from .errors import CheckpointError, TrainingError
 from .files import PathLike
 from .losses import OBJECTIVES, Objective
+from .penalty import Penalty
 from .schedule import Schedule
 
 FLOAT32 = Precision("O0", "float32")
@@ -74,6 +75,7 @@ class AdversarialModel(paddle.Model):
         self.losses: Objective = OBJECTIVES["bce"]
         self.d_steps = self.g_steps = 1
         self.augment: Augmentation | None = None
+        self.penalty: Penalty | None = None
         self.schedule: Schedule | None = None
         self.last_step: int | None = None
         self._learning_rates: dict[str, float] = {}
@@ -95,6 +97,7 @@ class AdversarialModel(paddle.Model):
         g_steps: int = 1,
         precision: Precision = FLOAT32,
         augment: Augmentation | None = None,
+        penalty: Penalty | None = None,
         schedule: Schedule | None = None,
         measure_statistics: bool = False,
     ) -> None:
@@ -103,6 +106,7 @@ class AdversarialModel(paddle.Model):
         Args: losses - see dcgan.losses.  d_steps - discriminator steps per iteration; an iteration takes d_steps
               batches, handed over as one.  g_steps - generator steps per iteration.  precision - see dcgan.device.
               augment - what the discriminator sees of (images, iteration), see dcgan.augment.
+              penalty - what is added to the discriminator's loss, see dcgan.penalty.
               schedule - what the optimizers' learning rates are multiplied by at an iteration, see dcgan.schedule.
               measure_statistics - whether a generator that is not averaged is also given BatchNorm statistics of its
               very weights before it draws or is saved; the averaged one always is.
@@ -111,7 +115,7 @@ class AdversarialModel(paddle.Model):
         super().prepare(None, None, [Scalar(name, self) for name in names], None)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.losses, self.d_steps, self.g_steps, self.precision = losses, d_steps, g_steps, precision
-        self.augment, self.schedule = augment, schedule
+        self.augment, self.penalty, self.schedule = augment, penalty, schedule
         self.measures_statistics = measure_statistics or self.ema_decay > 0
         self._learning_rates = {name: optimizer.get_lr() for name, optimizer in self._optimizers().items()}
         if precision.level == "O2":
@@ -177,9 +181,12 @@ class AdversarialModel(paddle.Model):
 
     def discriminator_step(self, real: paddle.Tensor, fake: paddle.Tensor) -> None:
         """Move the discriminator towards calling `real` real and `fake` fake; both [N, C, H, W], detached."""
+        real, fake = self._shown(real), self._shown(fake)
         real_logits, fake_logits = self._judge(real), self._judge(fake)
         loss = self.losses.discriminator(real_logits, fake_logits)
-        self._descend("discriminator", loss)  # one backward over the sum: also what data parallel needs
+        penalty = self.penalty(self.discriminator, real, self.global_step) if self.penalty else None
+        total = loss if penalty is None else loss + penalty
+        self._descend("discriminator", total)  # one backward over the sum: also what data parallel needs
         self.scalars["loss_d"] = loss.detach()
         self.scalars["score_real"] = nn.functional.sigmoid(real_logits.detach()).mean()
         self.scalars["score_fake"] = nn.functional.sigmoid(fake_logits.detach()).mean()
@@ -187,14 +194,16 @@ class AdversarialModel(paddle.Model):
     def generator_step(self, fake: paddle.Tensor) -> None:
         """Move the generator towards pictures that the discriminator calls real; `fake` [N, C, H, W] with its graph."""
         with frozen(self.discriminator):
-            loss = self.losses.generator(self._judge(fake))
+            loss = self.losses.generator(self._judge(self._shown(fake)))
             self._descend("generator", loss)
         self.scalars["loss_g"] = loss.detach()
 
+    def _shown(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Images as the augmentation shows them to the discriminator."""
+        return images if self.augment is None else self.augment(images.astype("float32"), self.global_step)
+
     def _judge(self, images: paddle.Tensor) -> paddle.Tensor:
-        """The discriminator's logits in float32, of images as the augmentation shows them."""
-        if self.augment is not None:
-            images = self.augment(images.astype("float32"), self.global_step)
+        """The discriminator's logits in float32."""
         with self._autocast():
             return self.discriminator(images).astype("float32")
 

@@ -12,6 +12,7 @@ from .distributed import ALONE, World
 from .engine import AdversarialModel
 from .losses import objective
 from .networks import Discriminator, Generator, with_synchronised_statistics
+from .penalty import R1
 from .schedule import WarmupAndDecay
 
 
@@ -34,7 +35,9 @@ class DCGAN(AdversarialModel):
         size = config.image_size
         momentum = config.batch_norm_momentum
         generator = Generator(config.latent_dim, config.base_channels, size, batch_norm_momentum=momentum)
-        discriminator = Discriminator(config.base_channels, size, batch_norm_momentum=momentum)
+        discriminator = Discriminator(
+            config.base_channels, size, batch_norm_momentum=momentum, spectral_norm=config.spectral_norm
+        )
         super().__init__(
             generator,
             discriminator,
@@ -59,6 +62,7 @@ class DCGAN(AdversarialModel):
             d_steps=config.d_steps,
             g_steps=config.g_steps,
             augment=_augmentation(config),
+            penalty=R1(config.r1, config.r1_every) if config.r1 else None,
             schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
             measure_statistics=config.batch_norm_reestimate,
             precision=choose_precision(config.amp, config.amp_dtype, device),

@@ -12,6 +12,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from .spectral import SpectralConv2D, follow
+
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 256
 BATCH_NORM_MOMENTUM = 0.8  # the tutorial's; torch calls the rest, 0.2, "momentum"
 
@@ -91,7 +93,8 @@ class Discriminator(nn.Layer):
     """Pictures to logits: Conv + BatchNorm + LeakyReLU(0.2) blocks (Radford et al. 2016, sec. 3).
 
     Args: base_channels - channels after the first layer; doubles with each halving.  image_size, channels,
-          batch_norm_momentum - as above.
+          batch_norm_momentum - as above.  spectral_norm - spectral normalisation, and a bias in the stead of each
+          BatchNorm, which would undo it (Miyato et al. 2018, table 3).
     Input: float [N, channels, image_size, image_size] in [-1, 1]. Output: logits [N, 1, 1, 1]; positive means "real".
     """
 
@@ -101,23 +104,28 @@ class Discriminator(nn.Layer):
         image_size: int = 64,
         channels: int = 3,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+        spectral_norm: bool = False,
     ):
         super().__init__()
         self.kernels = PADDLE_KERNELS
+        convolution = SpectralConv2D if spectral_norm else nn.Conv2D
         widths = [channels, *_widths(base_channels, image_size), 1]
         self.depth = len(widths) - 1
         for i in range(1, self.depth + 1):
             stride, padding = (2, 1) if i < self.depth else (1, 0)  # last: 4x4 -> 1x1
-            conv = nn.Conv2D(widths[i - 1], widths[i], 4, stride, padding, weight_attr=_conv_init(), bias_attr=False)
+            has_norm = 1 < i < self.depth
+            bias = None if has_norm and spectral_norm else False  # None: Paddle's default, a bias that begins as zero
+            conv = convolution(widths[i - 1], widths[i], 4, stride, padding, weight_attr=_conv_init(), bias_attr=bias)
             self.add_sublayer(f"conv_{i}", conv)
-            if 1 < i < self.depth:
+            if has_norm and not spectral_norm:
                 self.add_sublayer(f"bn_{i}", _batch_norm(widths[i], batch_norm_momentum))
 
     def forward(self, image):
+        follow(self)
         kernels = self.kernels if self.training else PADDLE_KERNELS
         x = kernels.layer(kernels.enter(image), self.conv_1, None, "leaky_relu")
         for i in range(2, self.depth):
-            x = kernels.layer(x, getattr(self, f"conv_{i}"), getattr(self, f"bn_{i}"), "leaky_relu")
+            x = kernels.layer(x, getattr(self, f"conv_{i}"), getattr(self, f"bn_{i}", None), "leaky_relu")
         return kernels.leave(kernels.layer(x, getattr(self, f"conv_{self.depth}"), None, None))
 
     def probability(self, image):

@@ -20,6 +20,7 @@ from dcgan.files import PathLike
 from dcgan.networks import Discriminator, Generator, check_image_size
 from dcgan.params import read_params
 from dcgan.run import find_checkpoint
+from dcgan.spectral import plain
 from deploy.manifest import Signature
 
 RUNS = Path("work/train")
@@ -76,7 +77,8 @@ def load_source(path: PathLike | None = None, names: Iterable[str] = ("generator
         group = generator if name == "generator" else name
         if group not in groups:
             raise CheckpointError(f"{path} holds no {name}. Give a run or checkpoint folder with --checkpoint.")
-        networks[name] = _build(name, group, groups[group], latent_dim, image_size)
+        weights = groups[group] if name == "generator" else plain(groups[group])
+        networks[name] = _build(name, group, weights, latent_dim, image_size)
     checkpoint["network"] = ", ".join(trained.group for trained in networks.values())
     return Source(networks, latent_dim, image_size, checkpoint, config)
 

@@ -35,8 +35,11 @@ class OneDnnKernels:
         return _Enter.apply(images, self.dtype)
 
     def layer(self, x: paddle.Tensor, conv: nn.Layer, norm: nn.Layer | None, activation: str | None) -> paddle.Tensor:
-        """activation(norm(conv(x))), images NHWC; as Paddle's BatchNorm, moves the running statistics."""
-        scale, shift = (norm.weight, norm.bias) if norm is not None else (None, None)
+        """activation(norm(conv(x))), images NHWC; as Paddle's BatchNorm, moves the running statistics.
+
+        A convolution with a bias has no norm behind it.
+        """
+        scale, shift = (norm.weight, norm.bias) if norm is not None else (None, conv.bias)
         return _Layer.apply(x, conv.weight, scale, shift, conv, norm, activation, self.dtype)
 
     def leave(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -75,6 +78,9 @@ class _Layer(PyLayer):
         shape = _channels_first(y.shape)
         ctx.norm = primitives.batch_norm(shape, dtype, norm._epsilon) if norm is not None else None
         ctx.activation = primitives.activation(activation, shape, dtype) if activation else None
+        ctx.has_bias = norm is None and shift is not None
+        if ctx.has_bias:
+            y.add_(shift.astype(dtype))
         if ctx.norm:
             ctx.before_norm, y = y, paddle.empty_like(y)
             ctx.mean, ctx.variance = paddle.empty_like(scale), paddle.empty_like(scale)
@@ -96,6 +102,8 @@ class _Layer(PyLayer):
             ctx.norm.backward(
                 *_addresses(ctx.before_norm, ctx.mean, ctx.variance, ctx.scale, gradient, gradient, *norm_gradients)
             )
+        if ctx.has_bias:
+            norm_gradients = [gradient.astype("float32").sum([0, 1, 2])]
         x_gradient = ctx.convolve.image_gradient(gradient, ctx.weight, ctx.x) if ctx.needs_x else None
         if not ctx.needs_weight:
             return (x_gradient, None, *[None for _ in norm_gradients])

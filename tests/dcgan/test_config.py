@@ -89,6 +89,12 @@ def test_label_smoothing_belongs_to_bce(loss):
         TrainConfig(label_smoothing=0.1, loss=loss).validate()
 
 
+def test_r1_needs_float32_weights():
+    with pytest.raises(ValueError, match="r1 needs float32 weights, received amp O2"):
+        TrainConfig(r1=1.0, amp="O2").validate()
+    TrainConfig(r1=1.0, amp="O1").validate()
+
+
 @pytest.mark.parametrize("size", [-64, 0, 1, 8, 48, 63, 65, 512])
 def test_image_size_is_a_power_of_two(size):
     with pytest.raises(ValueError, match=f"image_size must be a power of two from 16 to 256, received {size}$"):
@@ -242,7 +248,7 @@ def test_the_tutorial_preset_uses_no_lever_that_the_tutorial_does_not_have():
         *(0.8, False),
     )
     levers = {name: getattr(config, name) for name, f in FIELDS.items() if f.metadata["group"] == "regularisation"}
-    assert not any(value for name, value in levers.items() if name != "noise_steps")
+    assert not any(value for name, value in levers.items() if name not in ("noise_steps", "r1_every"))
 
 
 def test_architecture_data_and_loss_may_not_change():

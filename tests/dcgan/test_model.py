@@ -21,6 +21,9 @@ LEVERS = {
     "two rates": {"lr_d": 1e-3},
     "warm-up and decay": {"lr_warmup": 3, "lr_decay": 0.5},
     "momentum": {"batch_norm_momentum": 0.9},
+    "spectral norm": {"spectral_norm": True, "d_steps": 1, "g_steps": 2},
+    "r1": {"r1": 10.0, "r1_every": 2},
+    "r1 and spectral norm": {"spectral_norm": True, "r1": 1.0, "r1_every": 4, "diffaugment": "color"},
     "measured statistics": {"ema": 0.0, "batch_norm_reestimate": True},
 }
 
@@ -66,7 +69,7 @@ def test_a_resumed_run_with_this_lever_ends_in_the_same_bits_and_the_lever_count
     second.load(tmp_path / "c")
     assert changed(straight, everything(trained(second, pictures))) == []
     bare = everything(trained(build(ema=settings.get("ema", 0.9)), pictures, epochs=2))
-    assert changed(straight, bare)
+    assert any(not np.array_equal(straight[name], bare[name]) for name in straight.keys() & bare.keys())
 
 
 def test_two_rates_belong_to_their_networks(build):

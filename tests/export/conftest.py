@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from dcgan import DCGAN, TrainConfig
-from dcgan.engine import tensors_of
+from dcgan.engine import evaluating, tensors_of
 from dcgan.files import write_json
 from dcgan.params import write_params
 from deploy.latents import bits
@@ -44,6 +44,21 @@ def playground(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("web") / "export"
     export(out, Wish(runs, ("web",), calibrate=2, single_file=True))
     return out
+
+
+@pytest.fixture(scope="session")
+def spectral_run(tmp_path_factory):
+    """A run whose discriminator has spectral normalisation, some pictures, and its logits of them in eval mode."""
+    run = tmp_path_factory.mktemp("spectral") / "00000-noise"
+    config = TrainConfig(spectral_norm=True, lr=1e-3, **SIZES)
+    model = DCGAN(config)
+    noise = (bits(np.arange(16 * 3), 256).reshape(16, 3, 16, 16) / 2.0**31 - 1).astype(np.float32)
+    for _ in range(3):
+        model.train_batch([noise])
+    model.save(run / "checkpoints" / "step-00000003", extra={"config": config.to_json()})
+    with evaluating(model.discriminator), paddle.no_grad():
+        logits = model.discriminator(paddle.to_tensor(noise)).squeeze([2, 3]).numpy()
+    return run, noise, logits
 
 
 class Translated(NamedTuple):

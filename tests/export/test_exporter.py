@@ -113,6 +113,14 @@ def test_deploy_draws_the_same_faces_with_both_backends(everything):
         assert load_discriminator(everything, backend, "cpu").run(pictures).shape == (10, 1)
 
 
+def test_a_spectral_discriminator_judges_in_onnx_as_it_did_in_training(spectral_run, tmp_path):
+    run, images, logits = spectral_run
+    export(tmp_path / "export", Wish(run, ("onnx",), ("generator", "discriminator"), calibrate=0))
+    found = load_discriminator(tmp_path / "export", "onnxruntime", "cpu").run(images)
+    assert np.ptp(logits) > 1e-3
+    np.testing.assert_allclose(found, logits, atol=1e-6)
+
+
 def test_the_reference_is_what_the_manifest_vouches_for(everything):
     reference = read_manifest(everything).parity["reference"]
     with np.load(everything / "reference.npz") as arrays:

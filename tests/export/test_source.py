@@ -85,6 +85,13 @@ def test_both_networks_are_read_and_logits_are_one_number_a_picture(runs):
     assert source.checkpoint["network"] == "generator_ema, discriminator"
 
 
+def test_a_spectral_discriminator_is_exported_as_an_ordinary_one_that_judges_as_in_the_run(spectral_run):
+    run, images, logits = spectral_run
+    judge = load_source(run, ("discriminator",)).networks["discriminator"].layer
+    np.testing.assert_allclose(judge(paddle.to_tensor(images)).numpy(), logits, atol=1e-6)
+    assert np.ptp(logits) > 1e-2
+
+
 def test_parameter_names_do_not_depend_on_what_was_built_before(runs):
     first, second = (load_source(runs).networks["generator"].layer for _ in range(2))
     assert [p.name for p in first.parameters()] == [p.name for p in second.parameters()]

@@ -38,9 +38,11 @@ def seeded():
     paddle.seed(0)
 
 
-def make_layer(transposed, channels, filters, kernel, stride, padding, has_norm):
+def make_layer(transposed, channels, filters, kernel, stride, padding, has_norm, has_bias=False):
     kind = nn.Conv2DTranspose if transposed else nn.Conv2D
-    conv = kind(channels, filters, kernel, stride, padding, bias_attr=False)
+    conv = kind(channels, filters, kernel, stride, padding, bias_attr=None if has_bias else False)
+    if has_bias:
+        conv.bias.set_value(paddle.rand([filters]) - 0.5)
     if not has_norm:
         return conv, None
     norm = nn.BatchNorm2D(filters, momentum=0.8)
@@ -57,15 +59,17 @@ def gradients(output, x, conv, norm, weight_of_output):
     """By name: the output, and the gradients of <output, weight_of_output>, and BatchNorm's running statistics."""
     (output * weight_of_output.astype(output.dtype)).sum().backward()
     found = {"output": output, "x": x.grad, "weight": conv.weight.grad}
+    if conv.bias is not None:
+        found["bias"] = conv.bias.grad
     if norm is not None:
         found.update(scale=norm.weight.grad, shift=norm.bias.grad, mean=norm._mean, variance=norm._variance)
     return {name: tensor.astype("float64").numpy() for name, tensor in found.items()}
 
 
-def both_ways(kernels, shape, has_norm, activation):
+def both_ways(kernels, shape, has_norm, activation, has_bias=False):
     """The same layer by `kernels` and by Paddle in float64, on values that no rounding carries over a kink at zero."""
     transposed, n, channels, side, filters, kernel, stride, padding = shape
-    conv, norm = make_layer(transposed, channels, filters, kernel, stride, padding, has_norm)
+    conv, norm = make_layer(transposed, channels, filters, kernel, stride, padding, has_norm, has_bias)
     reference_conv, reference_norm = in_float64(conv), in_float64(norm)
     for _ in range(20):
         x = paddle.randn([n, channels, side, side])
@@ -100,6 +104,15 @@ def test_a_layer_and_all_its_gradients_are_those_of_paddle_in_float64(shape, has
     ours, reference = both_ways(OneDnnKernels(), shape, has_norm, activation)
     for name, value in reference.items():
         assert ours[name].shape == value.shape
+        assert relative_error(ours[name], value) < 1e-5, name
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", None])
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
+def test_a_bias_and_its_gradient_are_those_of_paddle_in_float64(shape, activation):
+    ours, reference = both_ways(OneDnnKernels(), shape, False, activation, has_bias=True)
+    assert "bias" in reference
+    for name, value in reference.items():
         assert relative_error(ours[name], value) < 1e-5, name
 
 
