@@ -302,6 +302,8 @@ def _combination_problems(config: TrainConfig) -> list[str]:
         problems.append("batch_norm_reestimate with sync_bn needs an averaged generator: set ema")
     if config.r1 and config.amp == "O2":
         problems.append("r1 needs float32 weights, received amp O2; O1 has them")
+    if config.r1 and config.sync_bn and not config.spectral_norm:
+        problems.append("r1 knows the statistics of its own process only: leave out sync_bn, or set spectral_norm")
     return problems
 
 

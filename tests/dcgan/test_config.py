@@ -95,6 +95,12 @@ def test_r1_needs_float32_weights():
     TrainConfig(r1=1.0, amp="O1").validate()
 
 
+def test_r1_through_batch_norm_is_of_one_process():
+    with pytest.raises(ValueError, match="r1 knows the statistics of its own process only"):
+        TrainConfig(r1=1.0, sync_bn=True).validate()
+    TrainConfig(r1=1.0, sync_bn=True, spectral_norm=True).validate()
+
+
 @pytest.mark.parametrize("size", [-64, 0, 1, 8, 48, 63, 65, 512])
 def test_image_size_is_a_power_of_two(size):
     with pytest.raises(ValueError, match=f"image_size must be a power of two from 16 to 256, received {size}$"):
