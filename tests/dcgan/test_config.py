@@ -19,15 +19,15 @@ TUTORIAL = {
     "base_channels": 64,
     "epochs": 5,
     "batch_size": 128,
-    "lr": 2e-4,
     "beta1": 0.5,
     "beta2": 0.999,
     "loss": "bce",
 }
 
 
-def test_defaults_are_those_of_the_tutorials_code():
+def test_defaults_are_those_of_the_tutorials_code_but_for_what_makes_better_faces():
     assert {name: getattr(TrainConfig(), name) for name in TUTORIAL} == TUTORIAL
+    assert (TrainConfig().lr, TrainConfig().ema, TrainConfig().diffaugment) == (5e-4, 0.999, "translation,cutout")
     assert TrainConfig().validate() == TrainConfig()
 
 

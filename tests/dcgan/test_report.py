@@ -156,7 +156,7 @@ def test_settings_have_their_defaults_and_unknown_ones_none(run):
     (run / "config.json").write_text(json.dumps({**config, "from_the_future": [1, {"a": 2}]}))
     settings = {s["name"]: s for s in collect(run)["config"]}
     assert (settings["base_channels"]["value"], settings["base_channels"]["default"]) == (32, 64)
-    assert settings["lr"]["value"] == settings["lr"]["default"] == 2e-4 and "Adam" in settings["lr"]["help"]
+    assert settings["lr"]["value"] == settings["lr"]["default"] == 5e-4 and "Adam" in settings["lr"]["help"]
     assert settings["from_the_future"]["default"] is None and isinstance(settings["from_the_future"]["value"], str)
 
 

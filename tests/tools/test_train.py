@@ -53,7 +53,7 @@ def test_help_shows_every_default_and_two_examples_without_importing_paddle(tmp_
     )
     assert answer.returncode == 0 and " paddle\n" not in answer.stderr
     text = " ".join(answer.stdout.split())
-    assert "(default: 0.0002)" in text and "--image-size" in text and "(default: 64)" in text
+    assert "(default: 0.0005)" in text and "--image-size" in text and "(default: 64)" in text
     assert text.count("python tools/train.py") >= 2
 
 

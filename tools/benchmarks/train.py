@@ -58,7 +58,7 @@ def real_batch(batch_size: int, image_size: int) -> np.ndarray:
 
 
 def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: int, settings: dict[str, Any]) -> Run:
-    """`DCGAN.train_batch`, without the averaged generator, which the peers have not."""
+    """`DCGAN.train_batch`, without the averaged generator and the augmentation, which the peers have not."""
     from dcgan.quiet import import_paddle
 
     import_paddle()
@@ -68,7 +68,13 @@ def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: i
     from dcgan.networks import PADDLE_KERNELS
 
     config = TrainConfig(
-        batch_size=batch_size, base_channels=base_channels, image_size=image_size, ema=0.0, device="cpu", **settings
+        batch_size=batch_size,
+        base_channels=base_channels,
+        image_size=image_size,
+        ema=0.0,
+        diffaugment="",
+        device="cpu",
+        **settings,
     )
     model = DCGAN(config)
     wanted, kernels = settings["cpu_kernels"], model.generator.kernels
