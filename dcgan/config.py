@@ -208,6 +208,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "base_channels": 32,
         "batch_size": 32,
         "epochs": 7,
+        "lr": 2e-4,
         "ema": 0.99,
         "instance_noise": 0.2,
         "noise_steps": 2500,

@@ -317,6 +317,10 @@ def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
     )
 
 
+# What a run older than a setting was trained with, where today's default is something else.
+_BEFORE = {"diffaugment": ""}
+
+
 def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
     """The config that a checkpoint was trained with, `out` being where its run lies, or the default.
 
@@ -324,7 +328,7 @@ def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
     small file could otherwise ask for gigabytes.
     """
     try:
-        config = TrainConfig.from_mapping(found.state["extra"]["config"]).validate()
+        config = TrainConfig.from_mapping({**_BEFORE, **found.state["extra"]["config"]}).validate()
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{found.folder} holds no usable config: {error}") from None
     sizes = network_sizes(found.groups.get("generator", {}))

@@ -27,6 +27,7 @@ from matplotlib.patches import Rectangle
 
 from dcgan import DCGAN
 from dcgan import run as runs
+from dcgan.augment import DiffAugment
 from dcgan.config import TrainConfig, preset
 from dcgan.data.cartoon import draw_face
 from dcgan.data.decode import decode_picture
@@ -35,7 +36,7 @@ from dcgan.data.prepare import fit_picture
 from dcgan.engine import evaluating
 from dcgan.evaluate.meter import chosen_real, evaluate, measure
 from dcgan.files import atomic_write
-from dcgan.images import GAP, TITLE_HEIGHT, grid, to_uint8
+from dcgan.images import GAP, TITLE_HEIGHT, grid, to_float, to_uint8
 from dcgan.losses import OBJECTIVES
 from dcgan.networks import parameter_count
 from dcgan.records import is_of_training, read_records
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     draw_crop(out / "crop.jpg", config.image_size)
     draw_networks(out / "networks.png", model)
     draw_loss(out / "loss.png")
+    draw_shown(out / "shown.jpg", data)
     draw_progress(out / "progress.jpg", folder / "samples")
     draw_curves(out / "curves.png", records)
     draw_comparison(out / "comparison.jpg", model, data)
@@ -106,6 +108,15 @@ def write_jpeg(path: Path, image_uint8: np.ndarray, quality: int = 88) -> None:
 
 def draw_data(path: Path, data: PackedData) -> None:
     write_jpeg(path, grid(np.asarray(data.images[:48]), columns=12))
+
+
+def draw_shown(path: Path, data: PackedData) -> None:
+    """Above training pictures, below what the discriminator sees of them by the default settings."""
+    pictures = np.asarray(data.images[:12])
+    paddle.seed(0)
+    augment = DiffAugment(tuple(TrainConfig().diffaugment.split(",")))
+    shown = augment(paddle.to_tensor(to_float(pictures)), 0).numpy()
+    write_jpeg(path, grid(np.concatenate([pictures, to_uint8(shown)]), columns=len(pictures)))
 
 
 def draw_crop(path: Path, size: int) -> None:

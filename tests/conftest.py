@@ -36,7 +36,8 @@ def tiny_config():
     """Settings of a model that takes milliseconds a step, and that trains on its pictures as they are."""
     from dcgan import TrainConfig
 
-    return TrainConfig(image_size=16, base_channels=4, latent_dim=8, batch_size=8, device="cpu", ema=0.9, diffaugment="")
+    sizes = {"image_size": 16, "base_channels": 4, "latent_dim": 8, "batch_size": 8}
+    return TrainConfig(**sizes, device="cpu", ema=0.9, diffaugment="")
 
 
 @pytest.fixture
