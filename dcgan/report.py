@@ -57,7 +57,11 @@ def write_comparison(folders: Sequence[PathLike], path: PathLike) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = max(MAX_FRAMES // max(len(folders), 1), 10)
-    _write_page(path, [collect(folder, max_frames=frames) for folder in folders])
+    runs = [collect(folder, max_frames=frames) for folder in folders]
+    if len({run["name"] for run in runs}) < len(runs):  # work/a/00000-cartoon and work/b/00000-cartoon
+        for run, folder in zip(runs, folders):
+            run["name"] = "/".join(Path(folder).resolve().parts[-2:])
+    _write_page(path, runs)
     return path
 
 

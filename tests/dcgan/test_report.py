@@ -270,6 +270,14 @@ def test_a_comparison_holds_every_run_and_fewer_frames_of_each(tmp_path, flat_pi
     assert all(6 <= len(run["frames"]) <= 13 for run in shown)
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [tmp_path / parent / "00000-cartoon" for parent in ("a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    shown = runs_on(write_comparison(folders, tmp_path / "compare.html"))
+    assert [run["name"] for run in shown] == ["a/00000-cartoon", "b/00000-cartoon"]
+
+
 def test_find_run_takes_a_run_or_the_newest_of_a_folder(tmp_path):
     for name in ("00000-a", "00002-b", "00001-c"):
         (tmp_path / name).mkdir()

@@ -109,6 +109,13 @@ def test_runs_side_by_side_share_the_slider_and_overlay_their_curves(make_run, t
     assert [caption.rpartition(" ")[2] for caption in captions] == ["200", "300"]
 
 
+def test_a_run_without_records_is_not_called_healthy_nor_its_faces_clickable(tmp_path):
+    run = tmp_path / "00000-a"
+    run.mkdir()
+    (text,) = opened(write_report(run), "return [document.getElementById('page').textContent];", tmp_path)
+    assert "no sample grids" in text and "OK throughout" not in text and "Click a face" not in text
+
+
 def test_hostile_text_stays_text_and_what_is_missing_is_said(tmp_path):
     attack = "</script><img src=x onerror='window.hit=1'><script>window.hit=1</script>"
     run = tmp_path / "00000-<b>bold"
