@@ -58,9 +58,9 @@ def draw_nearest(training: np.ndarray, fake: np.ndarray, found: Nearest) -> np.n
     """
     closest = np.argsort(found.distances[:, 0], kind="stable")[:_ROWS]
     blocks = []
-    for title, rows in (("first | nearest", range(min(_ROWS, len(found.indices)))), ("closest | nearest", closest)):
+    for which, rows in (("first", range(min(_ROWS, len(found.indices)))), ("closest", closest)):
         pictures = [picture for row in rows for picture in (fake[row], *(training[i] for i in found.indices[row]))]
-        blocks.append(with_title(grid(np.stack(pictures), columns=1 + _SHOWN), title))
+        blocks.append(with_title(grid(np.stack(pictures), columns=1 + _SHOWN), f"{which} generated | nearest real"))
     return side_by_side(*blocks)
 
 
