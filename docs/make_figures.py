@@ -259,9 +259,11 @@ def draw_curves(path: Path, records: Sequence[dict]) -> None:
         for name, colour in zip(names, (BLUE, RED)):
             axis.plot(steps, [record[name] for record in records], color=colour, linewidth=1, label=labels[name])
         axis.grid(alpha=0.3)
-        axis.legend()
-    left.set(xlabel="iteration", title="losses")
-    right.set(xlabel="iteration", title="probability of being real", ylim=(0, 1))
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2, frameon=False)
+    left.set(xlabel="iteration")
+    left.set_title("losses", loc="left")
+    right.set(xlabel="iteration", ylim=(0, 1))
+    right.set_title("probability of being real", loc="left")
     save(figure, path)
 
 
