@@ -127,5 +127,6 @@ function showFailure() {
   if (!failure) return;
   element("loading").hidden = true;
   element("problem").hidden = false;
+  document.querySelector("main").inert = !("ready" in document.body.dataset); // nothing was drawn, nothing can be
   element("problem").textContent = text(`failures.${failure.reason}`, { detail: failure.detail });
 }

@@ -21,6 +21,7 @@ export function setUpStage(page, favourites) {
     element("wild").value = state.wild;
     element("wild-value").textContent = state.wild.toFixed(2);
     element("keep").setAttribute("aria-pressed", favourites.has(state));
+    element("status").textContent = ""; // what it said was of the link or the language before
     portrait(state);
   });
 

@@ -487,6 +487,14 @@ def test_a_missing_or_damaged_file_gives_a_readable_message(spoiled, name, conte
     assert words in spoiled(name, content)
 
 
+def test_a_page_that_cannot_draw_offers_nothing_to_press(opened):
+    page = opened(wait=False, route=("**/generator.onnx", lambda route: route.fulfill(status=404)))
+    page.locator("#problem:visible").wait_for()
+    assert page.evaluate("document.querySelector('main').inert")
+    page.click("#language")
+    assert page.inner_text("#problem").startswith("缺少文件：generator.onnx")
+
+
 def test_messages_speak_chinese_too(spoiled):
     assert "缺少文件：generator.onnx" in spoiled("generator.onnx", None, locale="zh-CN")
 
@@ -549,6 +557,14 @@ def test_language_is_the_browsers_and_can_be_switched(opened):
     page.reload()
     idle(page)
     assert page.inner_text("#tab-grid") == "Many"
+
+
+def test_the_link_is_said_to_be_copied_until_something_changes(opened):
+    page = opened(permissions=["clipboard-write"])
+    page.click("#share")
+    page.locator("#status", has_text="Link copied.").wait_for()
+    page.click("#language")
+    assert page.inner_text("#status") == ""
 
 
 def test_both_languages_say_everything(page):
