@@ -161,9 +161,9 @@ def draw_comparison(path: Path, model: DCGAN, data: PackedData) -> None:
 
 
 def draw_modes(path: Path, model: DCGAN) -> None:
-    """One seed among eight different pairs of neighbours: above in training mode, below in eval mode."""
+    """One seed beside eight different neighbours: above in training mode, below in eval mode."""
     network = copy.deepcopy(model.drawing_network())  # training mode would move the running statistics
-    batches = [[7, 100 + 2 * i, 101 + 2 * i] for i in range(8)]
+    batches = [[7, 100 + i] for i in range(8)]
     network.train()
     with paddle.no_grad():
         above = [network(paddle.to_tensor(latents(batch, model.config.latent_dim))).numpy()[0] for batch in batches]
