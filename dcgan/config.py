@@ -203,7 +203,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ema": 0.0,
         "diffaugment": "",
     },
-    # Sized for about ten minutes on two CPU cores with drawn faces.
+    # Sized for five to ten minutes on two CPU cores with drawn faces.
     "quick": {
         "base_channels": 32,
         "batch_size": 32,

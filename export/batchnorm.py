@@ -48,8 +48,8 @@ class Calibration(NamedTuple):
     def sentence(self) -> str:
         return (
             f"BatchNorm statistics of {self.layers} layers re-estimated over {self.latents} latents; pictures moved by "
-            f"{self.mean_change:.4f} on average, {self.max_change:.3f} at most; saturated pixels "
-            f"{self.saturated_before:.1%} -> {self.saturated_after:.1%}"
+            f"{self.mean_change:.4f} on average, {self.max_change:.3f} at most (black is -1, white 1); saturated "
+            f"pixels {self.saturated_before:.1%} -> {self.saturated_after:.1%}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import pathlib
 import shlex
 import sys
@@ -33,6 +34,7 @@ EXAMPLES = """examples:
 exit codes: 0 measured; 1 not; 2 wrong usage
 """
 OUT = pathlib.Path("work/evaluate")
+log = logging.getLogger("tools.evaluate")  # __name__ may be __main__
 MEANINGS = {
     "distance": "sliced Wasserstein distance x 1000, mean of all scales; lower is better",
     "similarity": "MS-SSIM of pairs of generated pictures; as near as can be to that of real ones",
@@ -119,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     n = subjects.how_many(args.n, len(data), subject)
     if args.save_real:
         subjects.save_pictures(args.save_real, subjects.chosen_real(data, n))
+    log.info("measuring %s pictures against as many real ones: a minute or two for thousands", f"{n:,}")
     fake = subject.pictures(n, data)
     report, drawing = evaluate(data, fake, subject.report_facts(n), extractor, held_out=args.floor)
     changes = compare(report, before) if before else {}
