@@ -61,7 +61,7 @@ class DCGAN(AdversarialModel):
             losses=objective(config.loss, config.label_smoothing),
             d_steps=config.d_steps,
             g_steps=config.g_steps,
-            augment=_augmentation(config),
+            augment=augmentation(config),
             penalty=R1(config.r1, config.r1_every) if config.r1 else None,
             schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
             measure_statistics=config.batch_norm_reestimate,
@@ -69,7 +69,8 @@ class DCGAN(AdversarialModel):
         )
 
 
-def _augmentation(config: TrainConfig) -> Augmentation | None:
+def augmentation(config: TrainConfig) -> Augmentation | None:
+    """What the discriminator sees of the pictures by these settings; None: the pictures themselves."""
     parts: list[Augmentation] = []
     if config.diffaugment:
         parts.append(DiffAugment(tuple(config.diffaugment.split(","))))

@@ -27,7 +27,6 @@ from matplotlib.patches import Rectangle
 
 from dcgan import DCGAN
 from dcgan import run as runs
-from dcgan.augment import DiffAugment
 from dcgan.config import TrainConfig, preset
 from dcgan.data.cartoon import draw_face
 from dcgan.data.decode import decode_picture
@@ -38,6 +37,7 @@ from dcgan.evaluate.meter import chosen_real, evaluate, measure
 from dcgan.files import atomic_write
 from dcgan.images import GAP, TITLE_HEIGHT, grid, to_float, to_uint8
 from dcgan.losses import OBJECTIVES
+from dcgan.model import augmentation
 from dcgan.networks import parameter_count
 from dcgan.records import is_of_training, read_records
 from deploy.latents import latents
@@ -114,8 +114,7 @@ def draw_shown(path: Path, data: PackedData) -> None:
     """Above training pictures, below what the discriminator sees of them by the default settings."""
     pictures = np.asarray(data.images[:12])
     paddle.seed(0)
-    augment = DiffAugment(tuple(TrainConfig().diffaugment.split(",")))
-    shown = augment(paddle.to_tensor(to_float(pictures)), 0).numpy()
+    shown = augmentation(TrainConfig())(paddle.to_tensor(to_float(pictures)), 0).numpy()
     write_jpeg(path, grid(np.concatenate([pictures, to_uint8(shown)]), columns=len(pictures)))
 
 
