@@ -168,8 +168,8 @@ def _lacks_content(header: Header, picture: np.ndarray) -> bool:
     is of one colour (one CelebA picture in 20; progressive ones: always), the file is decoded once more with other
     bytes before its end marker: a whole picture never reads them.
     """
-    corner = picture[-1, -8:]
-    if not header.is_progressive and (corner != corner[0]).any():
+    corner = picture[-1, -8:].tobytes()
+    if not header.is_progressive and corner != corner[:3] * (len(corner) // 3):
         return False
     return not np.array_equal(_decode(header.pixels[:-2] + _FILLER + header.pixels[-2:], has_alpha=False), picture)
 

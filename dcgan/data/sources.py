@@ -99,9 +99,12 @@ class FolderSource(Source):
         return _printable(self._names[i])
 
     def picture(self, i: int) -> np.ndarray:
-        return decode_picture(self._read(self._root / self._names[i]), self._limits)
+        return decode_picture(self._read(self._path(i)), self._limits)
 
-    def _read(self, path: Path) -> bytes:
+    def _path(self, i: int) -> str:
+        return os.path.join(self._root, self._names[i])  # Path's `/` takes as long as a tenth of decoding a picture
+
+    def _read(self, path: str) -> bytes:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
             if not Path(os.path.realpath(path)).is_relative_to(self._root):
@@ -114,14 +117,14 @@ class FolderSource(Source):
         size, most = status.st_size, self._limits.max_file_bytes
         if size > most:
             raise beyond(f"{size} bytes", most, "--max-file-bytes", size)
-        with open(path, "rb") as stream:
-            return stream.read()
+        with open(path, "rb", buffering=0) as stream:
+            return stream.read(size)
 
     def fingerprint(self) -> str:
         """Of names, sizes and times of change: about 3 seconds for 200,000 files."""
         digest = hashlib.sha256()
-        for name in self._names:
-            status = os.lstat(self._root / name)
+        for i, name in enumerate(self._names):
+            status = os.lstat(self._path(i))
             digest.update(os.fsencode(name) + b"\0%d\0%d\n" % (status.st_size, status.st_mtime_ns))
         return digest.hexdigest()
 
