@@ -28,7 +28,8 @@ def _setting(default: Any, group: str, help: str, choices: tuple | None = None) 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run. Defaults are those of the tutorial's code, but for the averaged generator, the
-    learning rate and the augmentation, which make better faces of as many pictures: docs/quality.md."""
+    generator's first weights, the learning rate and the augmentation, which make better faces of as many pictures:
+    docs/quality.md."""
 
     data: str = _setting(
         "",
@@ -45,6 +46,13 @@ class TrainConfig:
     image_size: int = _setting(64, "model", "height = width in pixels, a power of two from 16 to 256")
     latent_dim: int = _setting(100, "model", "numbers per latent")
     base_channels: int = _setting(64, "model", "channels of the layer next to the picture, in both networks")
+    init: str = _setting(
+        "bilinear",
+        "model",
+        "how the generator's doubling layers begin: as random kernels, which draw a grid, or as bilinear enlargement "
+        "(Aitken et al. 2017)",
+        ("bilinear", "normal"),
+    )
 
     epochs: int = _setting(5, "optimisation", "passes over the data")
     steps: int = _setting(0, "optimisation", "end after this many iterations whatever --epochs says; 0: no such limit")
@@ -201,6 +209,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "d_steps": 1,
         "g_steps": 2,
         "ema": 0.0,
+        "init": "normal",
         "diffaugment": "",
     },
     # Sized for five to ten minutes on two CPU cores with drawn faces.

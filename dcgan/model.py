@@ -34,7 +34,9 @@ class DCGAN(AdversarialModel):
         paddle.seed(config.seed)
         size = config.image_size
         momentum = config.batch_norm_momentum
-        generator = Generator(config.latent_dim, config.base_channels, size, batch_norm_momentum=momentum)
+        generator = Generator(
+            config.latent_dim, config.base_channels, size, batch_norm_momentum=momentum, init=config.init
+        )
         discriminator = Discriminator(
             config.base_channels, size, batch_norm_momentum=momentum, spectral_norm=config.spectral_norm
         )

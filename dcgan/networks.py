@@ -50,6 +50,7 @@ class Generator(nn.Layer):
     Args: latent_dim - numbers per latent.  base_channels - channels before the last layer; doubles towards the input.
           image_size - height = width in pixels, a power of two from 16 to 256.  channels - 3 for RGB.
           batch_norm_momentum - the share of the old running statistics that BatchNorm keeps per step.
+          init - how the layers that double the size begin: `normal`, or `bilinear`, see `begin_bilinear`.
     Input: z, float [N, latent_dim] or [N, latent_dim, 1, 1], standard normal. Output: [N, channels, image_size,
     image_size] in [-1, 1]. Raises ValueError for other sizes, and for latents of another shape.
     """
@@ -61,6 +62,7 @@ class Generator(nn.Layer):
         image_size: int = 64,
         channels: int = 3,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+        init: str = "normal",
     ):
         super().__init__()
         self.kernels = PADDLE_KERNELS
@@ -76,6 +78,9 @@ class Generator(nn.Layer):
             self.add_sublayer(f"conv_{i}", conv)
             if i < self.depth:
                 self.add_sublayer(f"bn_{i}", _batch_norm(widths[i], batch_norm_momentum))
+        if init == "bilinear":
+            for i in range(2, self.depth + 1):
+                begin_bilinear(getattr(self, f"conv_{i}").weight)
 
     def forward(self, z):
         if list(z.shape[1:]) not in ([self.latent_dim], [self.latent_dim, 1, 1]):
@@ -173,6 +178,19 @@ def _widths(base_channels: int, image_size: int) -> list[int]:
 def _conv_init() -> paddle.ParamAttr:
     """N(0, 0.02) (Radford et al. 2016, sec. 4)."""
     return paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, 0.02))
+
+
+def begin_bilinear(weight: paddle.Tensor) -> None:
+    """Let a transposed convolution of kernel 4, stride 2, padding 1 begin as: mix the channels, enlarge bilinearly.
+
+    `weight` [inputs, filters, 4, 4]: each 4 x 4 kernel becomes a random number times the kernel of bilinear
+    interpolation (Long et al. 2015, sec. 3.3), as large as N(0, 0.02) is on average. Random kernels treat even and odd
+    pixels differently, and each doubling adds a grid that training then has to remove; this one begins without
+    (Aitken et al. 2017 begin sub-pixel convolutions so that they, too, have none).
+    """
+    taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype("float32") / 5  # root mean square 1
+    mixing = paddle.randn([*weight.shape[:2], 1, 1]) * 0.02
+    weight.set_value(mixing * paddle.to_tensor(taps))
 
 
 def _batch_norm(channels: int, momentum: float) -> nn.BatchNorm2D:

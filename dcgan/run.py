@@ -318,7 +318,7 @@ def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
 
 
 # What a run older than a setting was trained with, where today's default is something else.
-_BEFORE = {"diffaugment": ""}
+_BEFORE = {"diffaugment": "", "init": "normal"}
 
 
 def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
