@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 from dcgan.networks import Discriminator, Generator, check_image_size, parameter_count
 
@@ -258,3 +259,35 @@ def test_latents_of_another_shape_are_refused_with_a_sentence(small, shape):
     with pytest.raises(ValueError) as caught:
         small[0](paddle.zeros(shape))
     assert str(caught.value) == f"latents must be [N, 3] or [N, 3, 1, 1], received {shape}"
+
+
+def test_layers_that_begin_bilinear_enlarge_mixed_channels_as_paddles_interpolation_does():
+    network = Generator(10, 8, 32, init="bilinear")
+    for i in range(2, network.depth + 1):
+        weight = getattr(network, f"conv_{i}").weight
+        x = paddle.randn([2, weight.shape[0], 6, 6])
+        mixed = paddle.einsum("nihw,if->nfhw", x, weight.sum([2, 3]) / 4)
+        expected = nn.functional.interpolate(mixed, scale_factor=2, mode="bilinear", align_corners=False)
+        inner = (Ellipsis, slice(1, -1), slice(1, -1))  # at the edge the layer sees zeros, interpolation the edge again
+        found = nn.functional.conv2d_transpose(x, weight, stride=2, padding=1)
+        np.testing.assert_allclose(found[inner].numpy(), expected[inner].numpy(), atol=1e-5)
+
+
+def test_weights_that_begin_bilinear_are_as_large_as_random_ones_and_differ_from_seed_to_seed():
+    paddle.seed(0)
+    first, second = Generator(10, 32, 32, init="bilinear"), Generator(10, 32, 32, init="bilinear")
+    for i in range(2, first.depth):
+        weight = getattr(first, f"conv_{i}").weight.numpy()
+        assert abs(np.sqrt((weight**2).mean()) - 0.02) < 0.001
+        assert not np.array_equal(weight, getattr(second, f"conv_{i}").weight.numpy())
+
+
+def test_the_first_pictures_of_a_generator_that_begins_bilinear_have_hardly_a_grid():
+    def grid(init):
+        """Share of the pictures' variance that lies in differences between even and odd rows."""
+        paddle.seed(1)
+        pictures = Generator(10, 16, 64, init=init)(paddle.randn([16, 10])).numpy()
+        pictures = pictures[:, :, 8:-8]
+        return np.var(pictures[:, :, ::2].mean(2) - pictures[:, :, 1::2].mean(2)) / np.var(pictures)
+
+    assert grid("bilinear") < 0.05 * grid("normal")

@@ -215,14 +215,15 @@ def test_a_checkpoint_of_a_stranger_neither_says_where_to_write_nor_how_large_ne
         runs.saved_config(runs.find_checkpoint(work_folder / "mail" / "step-00000002"))
 
 
-def test_a_run_older_than_the_augmentation_goes_on_without_it(config, work_folder):
+def test_a_run_older_than_todays_recipe_goes_on_with_its_own(config, work_folder):
     from dcgan.checkpoint import write_checkpoint
 
     saved = read_checkpoint(runs.train(dataclasses.replace(config, steps=2)).folder / "checkpoints" / "step-00000002")
     state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
-    del state["extra"]["config"]["diffaugment"]
+    del state["extra"]["config"]["diffaugment"], state["extra"]["config"]["init"]
     write_checkpoint(work_folder / "old" / "step-00000002", saved.groups, state)
-    assert runs.saved_config(runs.find_checkpoint(work_folder / "old" / "step-00000002")).diffaugment == ""
+    old = runs.saved_config(runs.find_checkpoint(work_folder / "old" / "step-00000002"))
+    assert (old.diffaugment, old.init) == ("", "normal")
 
 
 def test_weights_that_are_not_finite_never_take_the_place_of_a_good_checkpoint(config, monkeypatch):
