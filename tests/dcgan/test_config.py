@@ -246,6 +246,7 @@ def test_every_setting_either_may_change_or_stops_a_resume():
 
 def test_the_tutorial_preset_uses_no_lever_that_the_tutorial_does_not_have():
     config = TrainConfig.from_mapping(preset("tutorial"))
+    assert config.init == "normal"
     assert (config.flip, config.loss, config.lr, config.lr_d, config.beta1, config.beta2) == (
         *(False, "bce", 2e-4, 0.0),
         *(0.5, 0.999),
