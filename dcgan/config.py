@@ -219,8 +219,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 7,
         "lr": 2e-4,
         "ema": 0.99,
-        "instance_noise": 0.2,
-        "noise_steps": 2500,
     },
 }
 
