@@ -49,6 +49,14 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--model", type=pathlib.Path, help="infer: an export --format all (default: random weights, exported for it)"
     )
+    flags.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORDS",
+        help='train, infer: only cases whose names hold one of these, "torch" or "oneDNN, float32"; '
+        "ratios are to the first of them",
+    )
     flags.add_argument("--json", action="store_true", help="one line of JSON on stdout instead of tables")
     add_log_level(flags)
     return flags

@@ -76,6 +76,14 @@ def test_ratios_are_medians_of_what_happened_in_the_same_round():
     assert other.row(base)["per_second"] == pytest.approx(200 / 1.5)
 
 
+def test_only_the_cases_that_are_named_run_and_the_floor_with_them():
+    cases = [Case(name, warning, {}, 1) for name in ("Ours, float32", "Theirs, float32", "copy of memory")]
+    assert [case.name for case in report.only(cases, ["theirs"])] == ["Theirs, float32", "copy of memory"]
+    assert report.only(cases, ["float32"]) == report.only(cases, []) == cases
+    with pytest.raises(ValueError, match="no case is called yours; there are: Ours, float32; Theirs"):
+        report.only(cases, ["yours"])
+
+
 @pytest.mark.parametrize(("cases", "rounds"), [([], 1), ([Case("a", warning, {}, 1)], 0)])
 def test_nothing_to_measure_is_refused(cases, rounds):
     with pytest.raises(ValueError, match="at least one round and one case"):

@@ -20,7 +20,7 @@ def run_train(args: argparse.Namespace, against: list[str], scratch: Path, say: 
     tables = []
     for size in args.batch_size:
         sizes = (100, args.base_channels, args.image_size, size)
-        cases = train.cases(size, args.base_channels, args.image_size, args.threads, against)
+        cases = only(train.cases(size, args.base_channels, args.image_size, args.threads, against), args.only)
         todo = {4: work.training_step(*sizes), 2: work.training_step(*sizes, bytes_per_number=2)}
         title = f"one training iteration of {size} pictures, {args.image_size} x {args.image_size}, {_of(args)}"
         tables.append(_with_floor(title, cases, args.rounds, say, todo))
@@ -39,7 +39,7 @@ def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: 
     tables = []
     for size in args.batch_size:
         todo = {b: infer.picture_work(args.base_channels, args.image_size, size, b) for b in (4, 2)}
-        cases = infer.cases(folder, size, args.base_channels, args.image_size, args.threads, against)
+        cases = only(infer.cases(folder, size, args.base_channels, args.image_size, args.threads, against), args.only)
         tables.append(_with_floor(f"drawing {size} pictures, {_of(args)}", cases, args.rounds, say, todo))
     cold = infer.cold_cases(folder, scratch / "pictures")
     tables.append(_table("a cold start, each time a new process", *measure(cold, args.rounds, say)))
@@ -63,6 +63,18 @@ def run_data(args: argparse.Namespace, against: list[str], scratch: Path, say: S
 
 
 RUNS = {"train": run_train, "data": run_data, "infer": run_infer}
+
+
+def only(cases: list[Case], words: list[str]) -> list[Case]:
+    """The cases whose names hold one of the words, and the floor's; all without words. ValueError if there is none."""
+    if not words:
+        return cases
+    wanted = [case for case in cases if any(word.lower() in case.name.lower() for word in words)]
+    if not wanted:
+        raise ValueError(
+            f"--only: no case is called {' or '.join(words)}; there are: {'; '.join(c.name for c in cases)}"
+        )
+    return [*wanted, *(case for case in cases if case.name in _FLOOR_NAMES and case not in wanted)]
 
 
 def _of(args: argparse.Namespace) -> str:
