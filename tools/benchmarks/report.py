@@ -112,12 +112,20 @@ def text(result: dict[str, Any]) -> str:
     ]
     for table in result["tables"]:
         lines += ["", table["title"], *(_growth(table["growth"]) if "growth" in table else _rows(table))]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_LEGEND])
+
+
+_LEGEND = [
+    "ratio: how many times as fast as the first row, for each unit: the median over the rounds of the ratio within one",
+    "cpu s: processor time of the case's own process; what it starts is not counted",
+]
 
 
 def _rows(table: dict[str, Any]) -> list[str]:
     width = max(len(row["name"]) for row in table["rows"]) + 2
-    lines = [f"{'':{width}}{'median s':>10}{'fastest s':>11}{'cpu s':>9}{'per second':>12}{'ratio':>8}{'x floor':>9}"]
+    lines = [f"{'':{width}}{'median s':>10}{'fastest s':>11}{'cpu s':>9}{'per second':>12}{'ratio':>8}"]
+    if "rates" in table:
+        lines[0] += f"{'x floor':>9}"
     for row in table["rows"]:
         above = f"{row['times_the_floor']:9.1f}" if "times_the_floor" in row else ""
         lines.append(
@@ -131,7 +139,8 @@ def _rows(table: dict[str, Any]) -> list[str]:
             f"{name} {rate / 1e9:,.0f} G{'B' if 'copy' in name else 'FLOP'}/s" for name, rate in table["rates"].items()
         )
         lines.append(
-            f"floor: {table['flop'] / 1e9:,.1f} GFLOP, {table['bytes_of_float32'] / 1e9:,.2f} GB; " + ", ".join(shown)
+            f"floor, at the rates of these rounds: {table['flop'] / 1e9:,.1f} GFLOP, "
+            f"{table['bytes_of_float32'] / 1e9:,.2f} GB; " + ", ".join(shown)
         )
         lines += [
             f"  {dtype}: {least['compute_seconds']:.4f} s to compute, {least['memory_seconds']:.4f} s to move"
