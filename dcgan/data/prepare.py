@@ -239,20 +239,19 @@ def _write_rows(
             return f"cannot be read: {error.strerror or error}"
         return picture.transpose(2, 0, 1).tobytes()  # [3, S, S]
 
-    done, count, digest, rejected = 0, 0, hashlib.sha256(), []
+    count, digest, rejected = 0, hashlib.sha256(), []
     stream.write(npy_header(len(source), size))
     with contextlib.closing(_in_order(row, len(source), workers)) as chunks:
         for chunk in chunks:
-            rows = [result for result in chunk if isinstance(result, bytes)]
-            pixels = b"".join(rows)
+            pixels = b"".join(result for result in chunk if isinstance(result, bytes))
             stream.write(pixels)
             digest.update(pixels)
-            count += len(rows)
             for result in chunk:
                 if isinstance(result, str):
-                    rejected.append({"name": source.name(done), "reason": result})
-                done += 1
-                report(done, len(source))
+                    rejected.append({"name": source.name(count + len(rejected)), "reason": result})
+                else:
+                    count += 1
+                report(count + len(rejected), len(source))
     stream.seek(0)
     stream.write(npy_header(count, size))
     return count, digest.hexdigest(), rejected

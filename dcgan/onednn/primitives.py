@@ -140,17 +140,11 @@ class _FewChannels:
 
     def __init__(self, shape: tuple[int, int, int, int], filters: int, dtype: str):
         n, channels, height, _ = shape
-        side, weight_shape = height // 2, (4 * channels, filters, 3, 3)
-        small, parities = ((n, c, side, side) for c in (filters, 4 * channels))
-        geometry = [(ctypes.c_int64 * 2)(value, value) for value in (1, 0, 1, 1)]
-        descriptor = create(
-            "dnnl_convolution_forward_primitive_desc_create",
-            *(engine(), _TRAINING, _DIRECT, describe(small, dtype, NHWC), describe(weight_shape, dtype, ANY), None),
-            *(describe(parities, dtype, NHWC), *geometry, None),
+        side, self._weight_count = height // 2, filters * channels * 16
+        self._convolution = Convolution(
+            (n, filters, side, side), 4 * channels, kernel=3, stride=1, padding=1, dtype=dtype
         )
-        self._convolution = _Weighted(descriptor, _SOURCE, _WEIGHTS, _DESTINATION)
-        self._weights, self._weight_count = describe(weight_shape, "float32", NCHW), filters * channels * 16
-        self._parities = describe(parities, dtype, NHWC)
+        self._parities = describe((n, 4 * channels, side, side), dtype, NHWC)
         # axes: all rows of the small side, parity of the row, columns, parity of the column and channel
         blocks = (n * side, 2, side, 2 * channels)
         self._interleave = reorder(
@@ -165,9 +159,8 @@ class _FewChannels:
     def backward_data(self, result_gradient: int, weights: int, image_gradient: int) -> None:
         paddles = np.ctypeslib.as_array((ctypes.c_float * self._weight_count).from_address(weights))
         arranged = np.append(paddles, np.float32(0))[self._places]
-        own, _keep = _convert(arranged.ctypes.data, self._weights, self._convolution.weights)
         parities = _scratch(self._parities)
-        self._convolution.primitive(result_gradient, own, parities.data_ptr())
+        self._convolution.forward(result_gradient, arranged.ctypes.data, parities.data_ptr())
         self._interleave(parities.data_ptr(), image_gradient)
 
 

@@ -69,12 +69,13 @@ def only(cases: list[Case], words: list[str]) -> list[Case]:
     """The cases whose names hold one of the words, and the floor's; all without words. ValueError if there is none."""
     if not words:
         return cases
-    wanted = [case for case in cases if any(word.lower() in case.name.lower() for word in words)]
+    floor = [case for case in cases if case.name in _FLOOR_NAMES]
+    others = [case for case in cases if case not in floor]
+    wanted = [case for case in others if any(word.lower() in case.name.lower() for word in words)]
     if not wanted:
-        raise ValueError(
-            f"--only: no case is called {' or '.join(words)}; there are: {'; '.join(c.name for c in cases)}"
-        )
-    return [*wanted, *(case for case in cases if case.name in _FLOOR_NAMES and case not in wanted)]
+        names = "; ".join(case.name for case in others)
+        raise ValueError(f"--only: no case is called {' or '.join(words)}; there are: {names}")
+    return wanted + floor
 
 
 def _of(args: argparse.Namespace) -> str:
@@ -122,7 +123,7 @@ _LEGEND = [
 
 
 def _rows(table: dict[str, Any]) -> list[str]:
-    width = max(len(row["name"]) for row in table["rows"]) + 2
+    width = max((len(row["name"]) for row in table["rows"]), default=0) + 2
     lines = [f"{'':{width}}{'median s':>10}{'fastest s':>11}{'cpu s':>9}{'per second':>12}{'ratio':>8}"]
     if "rates" in table:
         lines[0] += f"{'x floor':>9}"
