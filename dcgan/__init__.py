@@ -1,15 +1,15 @@
-"""DCGAN on PaddlePaddle: data, networks, an adversarial engine, checkpoints, and a meter of the pictures.
+"""DCGAN on PaddlePaddle: data, networks, an adversarial engine, checkpoints, and a meter of the images.
 
     from dcgan import DCGAN, BatchLoader, TrainConfig, cached_packed
 
     config = TrainConfig(data="cartoon", batch_size=32)
     model = DCGAN(config)
     model.fit(BatchLoader(cached_packed("cartoon").images, config.batch_size), epochs=5)
-    pictures = model.generate(seeds=range(100))
+    images = model.generate(seeds=range(100))
 
 Importing the package is light; Paddle is imported, quietly, when DCGAN or another name that needs it is first used.
-`dcgan.run.train` is all that tools/train.py does, with checkpoints, grids and a report in a run folder;
-`dcgan.evaluate.meter` measures pictures; the package `export`, beside this one, translates what was trained.
+`dcgan.train.train` is all that tools/train.py does, with checkpoints, grids and a report in a run folder;
+`dcgan.metrics.evaluate` measures images; the package `export`, beside this one, translates what was trained.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from .config import TrainConfig
 if TYPE_CHECKING:
     from .data.loader import BatchLoader
     from .data.prepare import cached_packed
-    from .engine import AdversarialModel
     from .images import to_uint8
     from .model import DCGAN
-    from .networks import Discriminator, Generator
+    from .networks.discriminator import Discriminator
+    from .networks.generator import Generator
+    from .training.adversarial_model import AdversarialModel
 
 __all__ = [
     "DCGAN",
@@ -37,7 +38,12 @@ __all__ = [
     "to_uint8",
 ]
 
-_WITH_PADDLE = {"DCGAN": "model", "AdversarialModel": "engine", "Generator": "networks", "Discriminator": "networks"}
+_WITH_PADDLE = {
+    "DCGAN": "model",
+    "AdversarialModel": "training.adversarial_model",
+    "Generator": "networks.generator",
+    "Discriminator": "networks.discriminator",
+}
 _HOMES = {**_WITH_PADDLE, "BatchLoader": "data.loader", "cached_packed": "data.prepare", "to_uint8": "images"}
 
 
@@ -51,7 +57,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in _WITH_PADDLE:
-        from .quiet import import_paddle
+        from .environment import import_paddle
 
         import_paddle()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import PathLike
+from .networks.sizes import check_image_size
 
 MAX_SEED = 2**32 - 1
 DIFFAUGMENT = ("color", "translation", "cutout")
@@ -28,7 +29,7 @@ def _setting(default: Any, group: str, help: str, choices: tuple | None = None) 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run. Defaults are those of the tutorial's code, but for the averaged generator, the
-    generator's first weights, the learning rate and the augmentation, which make better faces of as many pictures:
+    generator's first weights, the learning rate and the augmentation, which make better faces of as many images:
     docs/quality.md."""
 
     data: str = _setting(
@@ -38,14 +39,14 @@ class TrainConfig:
         "empty: work/img_align_celeba or its .zip if one is there, else cartoon",
     )
     crop: str = _setting(
-        "tutorial", "data", "which square is kept: tutorial, center, or X,Y in pixels of the shrunk picture"
+        "tutorial", "data", "which square is kept: tutorial, center, or X,Y in pixels of the shrunk image"
     )
-    flip: bool = _setting(False, "data", "mirror every second picture, at random")
-    workers: int = _setting(0, "data", "threads that decode pictures; 0: one per core")
+    flip: bool = _setting(False, "data", "mirror every second image, at random")
+    workers: int = _setting(0, "data", "threads that decode images; 0: one per core")
 
     image_size: int = _setting(64, "model", "height = width in pixels, a power of two from 16 to 256")
     latent_dim: int = _setting(100, "model", "numbers per latent")
-    base_channels: int = _setting(64, "model", "channels of the layer next to the picture, in both networks")
+    base_channels: int = _setting(64, "model", "channels of the layer next to the image, in both networks")
     init: str = _setting(
         "bilinear",
         "model",
@@ -57,7 +58,7 @@ class TrainConfig:
     epochs: int = _setting(5, "optimisation", "passes over the data")
     steps: int = _setting(0, "optimisation", "end after this many iterations whatever --epochs says; 0: no such limit")
     batch_size: int = _setting(
-        128, "optimisation", "pictures per discriminator step, of each process if there are several"
+        128, "optimisation", "images per discriminator step, of each process if there are several"
     )
     loss: str = _setting("bce", "optimisation", "objective", ("bce", "hinge", "lsgan"))
     lr: float = _setting(5e-4, "optimisation", "Adam's learning rate; the tutorial's is 2e-4")
@@ -81,7 +82,7 @@ class TrainConfig:
     batch_norm_momentum: float = _setting(
         0.8, "optimisation", "share of the running statistics that BatchNorm keeps per iteration"
     )
-    batch_norm_reestimate: bool = _setting(
+    precise_bn: bool = _setting(
         False,
         "optimisation",
         "measure the generator's BatchNorm statistics for its very weights before it draws; with --ema it always is so",
@@ -121,20 +122,10 @@ class TrainConfig:
         "2017)",
     )
     noise_steps: int = _setting(1000, "regularisation", "iterations over which --instance-noise fades to none")
-    spectral_norm: bool = _setting(
-        False,
-        "regularisation",
-        "spectral normalisation instead of BatchNorm in the discriminator (Miyato et al. 2018)",
-    )
     r1: float = _setting(
         0.0, "regularisation", "weight of the penalty on the discriminator's gradient (R1, Mescheder et al. 2018)"
     )
     r1_every: int = _setting(16, "regularisation", "iterations between two penalties of --r1 (Karras et al. 2020)")
-    label_smoothing: float = _setting(
-        0.0,
-        "regularisation",
-        "real pictures are labelled 1 minus this, for --loss bce (one-sided, Salimans et al. 2016)",
-    )
 
     out: str = _setting("work/train", "output", "folder under which numbered run folders are made")
     log_every: int = _setting(10, "output", "iterations between two log lines")
@@ -142,7 +133,7 @@ class TrainConfig:
     checkpoint_every: int = _setting(500, "output", "iterations between two checkpoints; one more is kept at the end")
     keep: int = _setting(3, "output", "newest checkpoints kept, besides the best and the last healthy one")
     evaluate_every: int = _setting(
-        500, "output", "iterations between two measurements of the pictures (sliced Wasserstein distance); 0: none"
+        500, "output", "iterations between two measurements of the images (sliced Wasserstein distance); 0: none"
     )
     visualdl: bool = _setting(False, "output", "also write scalars, grids and graphs for VisualDL, Paddle's dashboard")
     on_collapse: str = _setting(
@@ -156,9 +147,10 @@ class TrainConfig:
         """This config, unchanged. Raises ValueError naming every setting that is out of range or of another type."""
         self.from_mapping(self.to_json())  # types first: ranges compare numbers
         problems = [*_range_problems(self), *_choice_problems(self)]
-        size = self.image_size
-        if not 16 <= size <= 256 or size & (size - 1):
-            problems.append(f"image_size must be a power of two from 16 to 256, received {size}")
+        try:
+            check_image_size(self.image_size)
+        except ValueError as error:
+            problems.append(str(error))
         problems += _combination_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
@@ -175,9 +167,13 @@ class TrainConfig:
         Raises ValueError for unknown names (naming the nearest one) and for values of another type.
         """
         known = {f.name: f for f in fields(cls)}
+        values = {_RENAMED.get(name, name): value for name, value in values.items()}
+        values = {name: value for name, value in values.items() if name not in _RETIRED or _RETIRED[name] != value}
         problems: list[str] = []
         for name, value in values.items():
-            if name not in known:
+            if name in _RETIRED:
+                problems.append(f"{name} is gone: it made faces worse (docs/quality.md); received {value!r}")
+            elif name not in known:
                 nearest = difflib.get_close_matches(name, known, 1)
                 problems.append(f"unknown setting {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""))
             elif not _fits(value, type(known[name].default)):
@@ -198,6 +194,10 @@ TrainConfig.__doc__ = "\n".join(
     ]
 )
 
+# Settings of older runs: their names today, and those that are gone with the value at which they did nothing.
+_RENAMED = {"batch_norm_reestimate": "precise_bn"}
+_RETIRED = {"spectral_norm": False, "label_smoothing": 0.0}
+
 # What --preset sets; explicit flags win.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -212,7 +212,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "normal",
         "diffaugment": "",
     },
-    # Sized for five to ten minutes on two CPU cores with drawn faces.
+    # Sized for five to ten minutes on two CPU cores with synthetic faces.
     "quick": {
         "base_channels": 32,
         "batch_size": 32,
@@ -260,6 +260,16 @@ def differences(saved: TrainConfig, asked: TrainConfig) -> list[str]:
     ]
 
 
+def with_default_data(config: TrainConfig) -> TrainConfig:
+    """The config with `data` filled in when it is empty: CelebA if it lies in `work/`, else synthetic faces."""
+    if config.data:
+        return config
+    for candidate in (Path("work/img_align_celeba"), Path("work/img_align_celeba.zip")):
+        if candidate.exists():
+            return dataclasses.replace(config, data=str(candidate))
+    return dataclasses.replace(config, data="cartoon")
+
+
 # name: (smallest, largest) allowed value
 _RANGES = {
     "workers": (0, 256),
@@ -278,7 +288,6 @@ _RANGES = {
     "g_steps": (1, 1000),
     "ema": (0.0, 0.999999),
     "batch_norm_momentum": (0.0, 0.999999),
-    "label_smoothing": (0.0, 0.5),
     "r1": (0.0, 1e6),
     "r1_every": (1, 10**9),
     "instance_noise": (0.0, 10.0),
@@ -314,14 +323,12 @@ def _combination_problems(config: TrainConfig) -> list[str]:
     words = config.diffaugment.split(",") if config.diffaugment else []
     if len(set(words)) < len(words) or not set(words) <= set(DIFFAUGMENT):
         problems.append(f"diffaugment must be some of {','.join(DIFFAUGMENT)}, received {config.diffaugment!r}")
-    if config.label_smoothing and config.loss != "bce":
-        problems.append(f"label_smoothing belongs to the loss bce, received the loss {config.loss}")
-    if config.sync_bn and config.batch_norm_reestimate and not config.ema:
-        problems.append("batch_norm_reestimate with sync_bn needs an averaged generator: set ema")
+    if config.sync_bn and config.precise_bn and not config.ema:
+        problems.append("precise_bn with sync_bn needs an averaged generator: set ema")
     if config.r1 and config.amp == "O2":
         problems.append("r1 needs float32 weights, received amp O2; O1 has them")
-    if config.r1 and config.sync_bn and not config.spectral_norm:
-        problems.append("r1 knows the statistics of its own process only: leave out sync_bn, or set spectral_norm")
+    if config.r1 and config.sync_bn:
+        problems.append("r1 knows the statistics of its own process only: leave out sync_bn")
     return problems
 
 

@@ -7,27 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import NamedTuple
 
 import paddle
 
-from .networks import PADDLE_KERNELS, PaddleKernels
-from .onednn import OneDnnKernels, OneDnnUnavailableError, processor
-from .quiet import thread_count
+from .environment import thread_count
+from .networks.kernels import PADDLE_KERNELS, PaddleKernels
+from .networks.onednn import OneDnnKernels, OneDnnUnavailableError, processor
 
 log = logging.getLogger(__name__)
-
-
-class Precision(NamedTuple):
-    """Mixed precision: level "O0" (none), "O1" (per operator) or "O2" (weights too), and "bfloat16" or "float16"."""
-
-    level: str
-    dtype: str
-
-    @property
-    def needs_scaler(self) -> bool:
-        """float16 underflows without loss scaling; bfloat16 has float32's range."""
-        return self.level != "O0" and self.dtype == "float16"
 
 
 def choose_device(name: str = "auto") -> str:
@@ -84,24 +71,3 @@ def choose_kernels(name: str, level: str, dtype: str, device: str) -> PaddleKern
 
 def _why_no_bfloat16(dtype: str) -> str:
     return f"--amp-dtype is {dtype}" if dtype == "float16" else "this processor has none"
-
-
-def choose_precision(level: str, dtype: str, device: str) -> Precision:
-    """Resolve the flags --amp and --amp-dtype for a GPU; on a CPU precision is a matter of `choose_kernels`.
-
-    Args: level - auto, O0, O1 or O2; auto is O1 on a GPU.  dtype - auto, bfloat16 or float16; auto is bfloat16 where
-          the card computes it.  device - as `choose_device` returns it.
-    """
-    level = "O1" if level == "auto" else level
-    if device == "cpu" or level == "O0":
-        return Precision("O0", "float32")
-    return Precision(level, _gpu_dtype(dtype))
-
-
-def _gpu_dtype(dtype: str) -> str:
-    has_bfloat16 = paddle.amp.is_bfloat16_supported()
-    if dtype == "bfloat16" and not has_bfloat16:
-        raise ValueError("this GPU does not compute bfloat16. Use --amp-dtype float16.")
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if has_bfloat16 else "float16"

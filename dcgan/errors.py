@@ -6,7 +6,7 @@ class ProjectError(Exception):
 
 
 class DataError(ProjectError):
-    """Pictures, an archive or a packed file cannot be used."""
+    """Images, an archive or a packed file cannot be used."""
 
 
 class CheckpointError(ProjectError):
@@ -18,7 +18,7 @@ class TrainingError(ProjectError):
 
 
 class CollapseError(TrainingError):
-    """The generator draws nearly the same picture for every seed."""
+    """The generator draws nearly the same image for every seed."""
 
 
 class ExportError(ProjectError):
@@ -30,4 +30,4 @@ class ParityError(ExportError):
 
 
 class EvaluationError(ProjectError):
-    """Pictures cannot be measured, or two figures not compared: what is said of them would not be true."""
+    """Images cannot be measured, or two figures not compared: what is said of them would not be true."""

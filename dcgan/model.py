@@ -5,15 +5,18 @@ from __future__ import annotations
 import paddle
 from paddle.static import InputSpec
 
-from .augment import Augmentation, Chain, DiffAugment, InstanceNoise
 from .config import TrainConfig
-from .device import choose_device, choose_kernels, choose_precision
-from .distributed import ALONE, World
-from .engine import AdversarialModel
-from .losses import objective
-from .networks import Discriminator, Generator, with_synchronised_statistics
-from .penalty import R1
-from .schedule import WarmupAndDecay
+from .device import choose_device, choose_kernels
+from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from .networks.batch_norm import with_synchronised_statistics
+from .networks.discriminator import Discriminator
+from .networks.generator import Generator
+from .training.adversarial_model import AdversarialModel
+from .training.augment import Augmentation, Chain, DiffAugment, InstanceNoise
+from .training.losses import objective
+from .training.lr_schedule import WarmupAndDecay
+from .training.precision import choose_precision
+from .training.r1 import R1
 
 
 class DCGAN(AdversarialModel):
@@ -21,12 +24,12 @@ class DCGAN(AdversarialModel):
 
         model = DCGAN(TrainConfig(base_channels=32))
         model.fit(loader, epochs=5)
-        pictures = model.generate(seeds=range(100))  # float32 [100, 3, 64, 64] in [-1, 1]
+        images = model.generate(seeds=range(100))  # float32 [100, 3, 64, 64] in [-1, 1]
 
     Raises ValueError for a config that is out of range. Sets Paddle's device and random seed.
     """
 
-    def __init__(self, config: TrainConfig = TrainConfig(), world: World = ALONE):  # noqa: B008 - frozen
+    def __init__(self, config: TrainConfig = TrainConfig(), process_group: ProcessGroup = SINGLE_PROCESS):  # noqa: B008 - frozen
         config.validate()
         device = choose_device(config.device)
         if config.sync_bn and device == "cpu":
@@ -37,9 +40,7 @@ class DCGAN(AdversarialModel):
         generator = Generator(
             config.latent_dim, config.base_channels, size, batch_norm_momentum=momentum, init=config.init
         )
-        discriminator = Discriminator(
-            config.base_channels, size, batch_norm_momentum=momentum, spectral_norm=config.spectral_norm
-        )
+        discriminator = Discriminator(config.base_channels, size, batch_norm_momentum=momentum)
         super().__init__(
             generator,
             discriminator,
@@ -47,7 +48,7 @@ class DCGAN(AdversarialModel):
             image_spec=InputSpec([None, 3, size, size], "float32", "image"),
             ema_decay=config.ema,
             seed=config.seed,
-            world=world,
+            process_group=process_group,
         )
         if config.sync_bn:  # not of the averaged generator, which one process may draw with alone
             generator = with_synchronised_statistics(generator)
@@ -60,19 +61,19 @@ class DCGAN(AdversarialModel):
         self.prepare(
             _adam(config, config.lr, generator),
             _adam(config, config.lr_d or config.lr, discriminator),
-            losses=objective(config.loss, config.label_smoothing),
+            losses=objective(config.loss),
             d_steps=config.d_steps,
             g_steps=config.g_steps,
             augment=augmentation(config),
             penalty=R1(config.r1, config.r1_every) if config.r1 else None,
             schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
-            measure_statistics=config.batch_norm_reestimate,
+            precise_bn=config.precise_bn,
             precision=choose_precision(config.amp, config.amp_dtype, device),
         )
 
 
 def augmentation(config: TrainConfig) -> Augmentation | None:
-    """What the discriminator sees of the pictures by these settings; None: the pictures themselves."""
+    """What the discriminator sees of the images by these settings; None: the images themselves."""
     parts: list[Augmentation] = []
     if config.diffaugment:
         parts.append(DiffAugment(tuple(config.diffaugment.split(","))))

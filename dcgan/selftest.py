@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy.latents import bits, key
+from deploy.seeds import bits, key
 
-from .checkpoint import list_checkpoints, read_checkpoint
+from .checkpoints.checkpoint import list_checkpoints, read_checkpoint
 from .config import TrainConfig
 from .errors import ProjectError
 from .files import write_json
@@ -172,13 +172,14 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _child(config_path: str, runs: str, resume: bool) -> None:
-    from .quiet import import_paddle
+    from .environment import import_paddle
 
     import_paddle()
-    from . import run
+    from .runs.find_checkpoint import find_checkpoint
+    from .train import train
 
     config = TrainConfig.from_mapping({**json.loads(Path(config_path).read_text("utf-8")), "out": runs})
-    run.train(config, run.find_checkpoint(runs) if resume else None)
+    train(config, find_checkpoint(runs) if resume else None)
 
 
 if __name__ == "__main__":

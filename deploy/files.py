@@ -16,7 +16,7 @@ def atomic_write(path: PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary binary file beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
     The folder must exist. Raises OSError as open, write and rename do; the old file is then still there.
-    `durable` waits for the disk, so that the file survives a power cut too: milliseconds, too much per picture.
+    `durable` waits for the disk, so that the file survives a power cut too: milliseconds, too much per image.
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -1,4 +1,4 @@
-"""Pictures of many seeds, written while they are made: any number of them in the same memory, and resumable.
+"""Images of many seeds, written while they are made: any number of them in the same memory, and resumable.
 
 The model runs in the calling thread, a few writer threads encode and write. Only a handful of batches exist at a time.
 """
@@ -18,18 +18,18 @@ from typing import IO
 
 import numpy as np
 
-from . import images
-from .files import atomic_write
-from .progress import progress
-from .runtimes import Runtime
-from .seeds import Seeds
+from deploy import images
+from deploy.files import atomic_write
+from deploy.progress import progress
+from deploy.runtimes import Runtime
+from deploy.seed_ranges import Seeds
 
-GRID_PICTURES = 100
-Batch = tuple  # (seeds: list[int], pictures: uint8 [N, 3, S, S])
+GRID_IMAGES = 100
+Batch = tuple  # (seeds: list[int], images: uint8 [N, 3, S, S])
 
 
 class Scores:
-    """Probability by a discriminator that a picture is a real one, seed by seed, streamed into a JSON file."""
+    """Probability by a discriminator that an image is a real one, seed by seed, streamed into a JSON file."""
 
     def __init__(self, discriminator: Runtime, stream: IO[bytes]):
         self._discriminator, self._stream = discriminator, stream
@@ -39,12 +39,12 @@ class Scores:
 
     @property
     def mean(self) -> float:
-        """Mean probability of the pictures so far."""
+        """Mean probability of the images so far."""
         return self._sum / self._count
 
-    def add(self, seeds: list[int], pictures: np.ndarray) -> None:
-        """Score pictures, float32 [N, 3, S, S] in [-1, 1]."""
-        logits = self._discriminator.run(pictures)[:, 0].astype(np.float64)
+    def add(self, seeds: list[int], images: np.ndarray) -> None:
+        """Score images, float32 [N, 3, S, S] in [-1, 1]."""
+        logits = self._discriminator.run(images)[:, 0].astype(np.float64)
         for seed, logit in zip(seeds, np.clip(logits, -700, 700)):  # beyond, exp overflows
             score = float(1.0 / (1.0 + np.exp(-logit)))
             self._stream.write(f'{"," if self._count else "{"}\n  "{seed}": {json.dumps(round(score, 6))}'.encode())
@@ -56,7 +56,7 @@ class Scores:
         self._stream.write(b"\n}\n")
 
 
-def write_pictures(
+def write_images(
     generator: Runtime,
     seeds: Seeds,
     folder: Path,
@@ -70,20 +70,20 @@ def write_pictures(
 
     Args: suffix - .png, .jpg or .npz; the last is one `images.npz` (images uint8 [N, 3, S, S], seeds uint32 [N]).
           discriminator - its opinion goes into `scores.json`.
-    Returns how many pictures were written, and the scores. Pictures that are there, whole and of this very model, stay
+    Returns how many images were written, and the scores. Images that are there, whole and of this very model, stay
     as they are; `images.npz` is always made anew. Raises OSError, ModelError; each file is then whole or as it was.
     """
     model_id = generator.model_id
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = progress(seeds, len(seeds), "pictures")
+    wanted = progress(seeds, len(seeds), "images")
     shown: list[np.ndarray] = []
     with contextlib.ExitStack() as stack:
         scores = None
         if discriminator is not None:
             scores = Scores(discriminator, stack.enter_context(atomic_write(folder / "scores.json")))
         if suffix != ".npz":
-            # pictures that are there are made again only if the grid or the scores need them
-            always = len(seeds) if scores else GRID_PICTURES if with_grid else 0
+            # images that are there are made again only if the grid or the scores need them
+            always = len(seeds) if scores else GRID_IMAGES if with_grid else 0
             wanted = _missing(wanted, folder, suffix, model_id, always)
         batches = _batches(generator, wanted, batch_size, scores)
         if with_grid:
@@ -100,8 +100,8 @@ def write_pictures(
     return written, scores
 
 
-def picture_path(folder: Path, seed: int, suffix: str) -> Path:
-    """Where the picture of a seed belongs."""
+def image_path(folder: Path, seed: int, suffix: str) -> Path:
+    """Where the image of a seed belongs."""
     return folder / f"seed-{seed:06}{suffix}"
 
 
@@ -110,9 +110,9 @@ def _comment(seed: int, model_id: str) -> str:
 
 
 def _missing(seeds: Iterable[int], folder: Path, suffix: str, model_id: str, always: int) -> Iterator[int]:
-    """The seeds whose picture is not there or not whole, and in any case the first `always` ones."""
+    """The seeds whose image is not there or not whole, and in any case the first `always` ones."""
     for position, seed in enumerate(seeds):
-        path = picture_path(folder, seed, suffix)
+        path = image_path(folder, seed, suffix)
         if position < always or not images.is_whole(path, _comment(seed, model_id)):
             yield seed
 
@@ -123,17 +123,17 @@ def _batches(generator: Runtime, seeds: Iterable[int], batch_size: int, scores: 
         batch = list(itertools.islice(rest, batch_size))
         if not batch:
             return
-        pictures = generator.generate(batch, batch_size)
+        generated = generator.generate(batch, batch_size)
         if scores:
-            scores.add(batch, pictures)
-        yield batch, images.to_uint8(pictures)
+            scores.add(batch, generated)
+        yield batch, images.to_uint8(generated)
 
 
 def _watched(batches: Iterable[Batch], shown: list[np.ndarray]) -> Iterator[Batch]:
-    """The same batches; the first pictures are copied to `shown`, for the grid."""
-    for seeds, pictures in batches:
-        shown.extend(pictures[: GRID_PICTURES - len(shown)].copy())
-        yield seeds, pictures
+    """The same batches; the first images are copied to `shown`, for the grid."""
+    for seeds, batch in batches:
+        shown.extend(batch[: GRID_IMAGES - len(shown)].copy())
+        yield seeds, batch
 
 
 def _write_files(batches: Iterable[Batch], folder: Path, suffix: str, model_id: str) -> int:
@@ -151,27 +151,27 @@ def _write_files(batches: Iterable[Batch], folder: Path, suffix: str, model_id: 
 
 def _write_batch(batch: Batch, folder: Path, suffix: str, model_id: str) -> int:
     written = 0
-    for seed, picture in zip(*batch):
-        path, comment = picture_path(folder, seed, suffix), _comment(seed, model_id)
+    for seed, image in zip(*batch):
+        path, comment = image_path(folder, seed, suffix), _comment(seed, model_id)
         if not images.is_whole(path, comment):
-            _write_file(path, images.encode(picture, suffix, comment))
+            _write_file(path, images.encode(image, suffix, comment))
             written += 1
     return written
 
 
 def _write_file(path: Path, content: bytes) -> None:
-    # a picture that a power cut damages is made again by the next run
+    # an image that a power cut damages is made again by the next run
     with atomic_write(path, durable=False) as stream:
         stream.write(content)
 
 
 def _write_npz(batches: Iterable[Batch], seeds: Seeds, path: Path, shape: tuple[int, ...]) -> int:
-    """Stream the batches into an .npz file: numpy itself would want all pictures at once."""
+    """Stream the batches into an .npz file: numpy itself would want all images at once."""
     with atomic_write(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         with archive.open("images.npy", "w", force_zip64=True) as entry:
             _npy_header(entry, "|u1", (len(seeds), *shape))
-            for _, pictures in batches:
-                entry.write(pictures.tobytes())
+            for _, images in batches:
+                entry.write(images.tobytes())
         with archive.open("seeds.npy", "w", force_zip64=True) as entry:
             _npy_header(entry, "<u4", (len(seeds),))
             rest = iter(seeds)

@@ -1,7 +1,7 @@
-"""Pictures as numbers and as files' contents: RGB, channels first, rows from top to bottom.
+"""Images as numbers and as files' contents: RGB, channels first, rows from top to bottom.
 
 A file carries a comment that says which seed and which model it shows, so that a later run knows what it need not make
-again, and a person where a picture came from.
+again, and a person where an image came from.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _JPG_START, _JPG_END = b"\xff\xd8\xff\xe0", b"\xff\xd9"
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """uint8 pictures of the same shape from floats in [-1, 1]: -1 -> 0, 1 -> 255, rounded to the nearest level."""
+    """uint8 images of the same shape from floats in [-1, 1]: -1 -> 0, 1 -> 255, rounded to the nearest level."""
     return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
 def grid(images_uint8: np.ndarray, gap: int = 2) -> np.ndarray:
-    """One picture of N: uint8 [3, H', W'] from uint8 [N, 3, H, W], as square as N allows, white gaps between."""
+    """One image of N: uint8 [3, H', W'] from uint8 [N, 3, H, W], as square as N allows, white gaps between."""
     n, _, height, width = images_uint8.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -42,10 +42,10 @@ def to_bgr(image_uint8: np.ndarray) -> np.ndarray:
 
 
 def encode(image_uint8: np.ndarray, suffix: str, comment: str = "") -> bytes:
-    """The content of a .png or .jpg file of an RGB picture, uint8 [3, H, W], with `comment` (ASCII) inside."""
+    """The content of a .png or .jpg file of an RGB image, uint8 [3, H, W], with `comment` (ASCII) inside."""
     done, encoded = cv2.imencode(suffix, to_bgr(image_uint8))
     if not done:
-        raise ValueError(f"OpenCV could not encode a picture of shape {image_uint8.shape} as {suffix}")
+        raise ValueError(f"OpenCV could not encode an image of shape {image_uint8.shape} as {suffix}")
     content = encoded.tobytes()
     # behind the header, which both formats want first: PNG's is 33 bytes, JPEG's says its own length
     position = 33 if suffix == ".png" else 4 + struct.unpack_from(">H", content, 4)[0]

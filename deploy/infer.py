@@ -15,7 +15,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder: its names are no top-level modules
 
 from deploy.manifest import ModelError
-from deploy.seeds import Seeds
+from deploy.seed_ranges import Seeds
 
 BACKENDS = ("auto", "onnxruntime", "paddle", "openvino")
 EXAMPLES = """examples:
@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   python deploy/infer.py --seeds 0,7,100-199 --format jpg --out faces
   python deploy/infer.py --interpolate 3,14,15 --frames 90 --out walk.mp4
 
-Pictures that are in --out already, whole and of this model, are not made again: start an interrupted run once more.
+Images that are in --out already, whole and of this model, are not made again: start an interrupted run once more.
 """
 
 
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to make")
-    what.add_argument("--n", type=_whole(1), metavar="N", help="number of pictures (default: 100)")
+    what.add_argument("--n", type=_whole(1), metavar="N", help="number of images (default: 100)")
     what.add_argument("--seed", type=_whole(0), metavar="S", help="the first of their seeds (default: 0)")
     what.add_argument("--seeds", type=_seeds, metavar="LIST", help="the seeds themselves: 0,7,100-199")
     what.add_argument(
@@ -57,9 +57,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     what.add_argument("--frames", type=_whole(2), default=60, help="frames of the film (default: 60)")
     what.add_argument("--fps", type=_whole(1, 50), default=25, help="frames per second, at most 50 (default: 25)")
-    what.add_argument("--scale", type=_whole(1, 16), default=4, help="enlarge the film, not the pictures (default: 4)")
+    what.add_argument("--scale", type=_whole(1, 16), default=4, help="enlarge the film, not the images (default: 4)")
     what.add_argument("--score", action="store_true", help="let the exported discriminator judge: scores.json")
-    what.add_argument("--verify", action="store_true", help="only check files and pictures against the export's own")
+    what.add_argument("--verify", action="store_true", help="only check files and images against the export's own")
     where = parser.add_argument_group("from where and to where")
     where.add_argument("--model", type=Path, default=Path("work/export"), help="export folder (default: work/export)")
     where.add_argument("--out", type=Path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif")
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     how.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="(default: auto)")
     how.add_argument("--threads", type=_whole(0, 1024), default=0, help="0 is every core (default: 0)")
-    how.add_argument("--batch-size", type=_whole(1, 4096), default=32, help="pictures per call (default: 32)")
+    how.add_argument("--batch-size", type=_whole(1, 4096), default=32, help="images per call (default: 32)")
     how.add_argument("--json", action="store_true", help="the result as one line of JSON on stdout")
     how.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
@@ -111,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     if arguments.verify:
         return _verify(arguments)
-    from deploy.runtimes import load_discriminator, load_generator  # numpy: not for --help and wrong usage
+    from deploy.runtimes import load_discriminator, load_generator
 
     where = {"backend": arguments.backend, "device": arguments.device, "threads": arguments.threads}
     generator = load_generator(arguments.model, **where, precision=arguments.precision)
@@ -120,16 +120,16 @@ def _run(arguments: argparse.Namespace) -> int:
         text = _walk(arguments, generator, result)
     else:
         discriminator = load_discriminator(arguments.model, **where) if arguments.score else None
-        text = _pictures(arguments, generator, discriminator, result)
+        text = _images(arguments, generator, discriminator, result)
     result["seconds"] = round(time.monotonic() - start, 3)
     print(json.dumps(result) if arguments.json else f"{text} ({generator.backend}, {generator.device})")
     return 0
 
 
-def _pictures(arguments: argparse.Namespace, generator: Any, discriminator: Any, result: dict[str, Any]) -> str:
-    from deploy.generate import write_pictures
+def _images(arguments: argparse.Namespace, generator: Any, discriminator: Any, result: dict[str, Any]) -> str:
+    from deploy.generate import write_images
 
-    written, scores = write_pictures(
+    written, scores = write_images(
         generator,
         arguments.seeds,
         arguments.out,
@@ -139,8 +139,8 @@ def _pictures(arguments: argparse.Namespace, generator: Any, discriminator: Any,
         discriminator=discriminator,
     )
     count = len(arguments.seeds)
-    result.update(pictures=count, written=written)
-    text = f"{count:,} pictures in {arguments.out}"
+    result.update(images=count, written=written)
+    text = f"{count:,} images in {arguments.out}"
     if written < count:
         text += f", {count - written:,} of them were there"
     if scores is not None:
@@ -176,7 +176,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         print(table(rows))
     if not passed:
-        print("error: the export does not make the pictures here that it made where it was exported", file=sys.stderr)
+        print("error: the export does not make the images here that it made where it was exported", file=sys.stderr)
     return 0 if passed else 1
 
 

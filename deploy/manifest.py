@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .files import PathLike, atomic_write
+from deploy.files import PathLike, atomic_write
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
@@ -24,7 +24,7 @@ PRECISIONS = ("fp32", "fp16-weights", "fp16")  # best first; fp16-weights: store
 OUTPUT_DTYPES = ("float32", "float16", "uint8")
 SEED_SENTENCE = (
     "Value i of the latent of a seed is the inverse normal distribution (AS 241) of (b + 1/2) / 2^32, where b are the "
-    "32 bits that two rounds of the triple32 mixer make of (seed, i); see deploy/latents.py."
+    "32 bits that two rounds of the triple32 mixer make of (seed, i); see deploy/seeds.py."
 )
 _LARGEST_MANIFEST = 16 << 20  # bytes; ours have some 20 thousand
 _LARGEST_LATENT, _LARGEST_IMAGE = 65536, 4096
@@ -72,7 +72,7 @@ class Manifest:
 
     `files` has an entry for every file that a model names. The dictionaries are JSON values, free in form:
     `checkpoint` - step, run, network.  `config` - the training configuration.  `versions` - library -> version.
-    `calibration` and `parity` - what was measured, or None; `parity["reference"]` is what `infer.py --verify` repeats.
+    `precise_bn` and `parity` - what was measured, or None; `parity["reference"]` is what `infer.py --verify` repeats.
     """
 
     latent_dim: int
@@ -82,7 +82,7 @@ class Manifest:
     checkpoint: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] | None = None
+    precise_bn: dict[str, Any] | None = None
     parity: dict[str, Any] | None = None
     seed: str = SEED_SENTENCE
 
@@ -185,7 +185,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "checkpoint": manifest.checkpoint,
         "config": manifest.config,
         "versions": manifest.versions,
-        "calibration": manifest.calibration,
+        "precise_bn": manifest.precise_bn,
         "parity": manifest.parity,
     }
 
@@ -202,6 +202,7 @@ def _from_json(value: Any) -> Manifest:
     _need(version <= FORMAT, f"format {_short(version)} is newer than {FORMAT}, which is read here. Update deploy/.")
     latent_dim = _shape(value, "input", ["dim"], "z", _LARGEST_LATENT)
     image_size = _shape(value, "output", [3, "dim", "dim"], "image", _LARGEST_IMAGE)
+    measured = "precise_bn" if "precise_bn" in value else "calibration"  # as it was called at first
     files = {name: _file(name, entry) for name, entry in _object(value, "files").items()}
     entries = value.get("models")
     _need(isinstance(entries, list) and entries, "models must be a list of at least one model")
@@ -213,7 +214,7 @@ def _from_json(value: Any) -> Manifest:
         checkpoint=_object(value, "checkpoint"),
         config=_object(value, "config"),
         versions=_object(value, "versions"),
-        calibration=None if value.get("calibration") is None else _object(value, "calibration"),
+        precise_bn=None if value.get(measured) is None else _object(value, measured),
         parity=None if value.get("parity") is None else _object(value, "parity"),
         seed=str(value.get("seed", "")),
     )

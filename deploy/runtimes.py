@@ -1,7 +1,7 @@
 """Run an exported model through ONNX Runtime, Paddle Inference or OpenVINO; from outside they are alike.
 
     from deploy.runtimes import load_generator
-    pictures = load_generator("work/export").generate(seeds=[1, 2, 3])  # float32 [3, 3, 64, 64] in [-1, 1]
+    images = load_generator("work/export").generate(seeds=[1, 2, 3])  # float32 [3, 3, 64, 64] in [-1, 1]
 
 A runtime's library is imported only when that runtime is used. The GPU paths of this file have never run on a GPU.
 """
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .files import PathLike
-from .latents import latents
-from .manifest import Manifest, ModelEntry, ModelError, Signature, read_manifest, read_verified
+from deploy.files import PathLike
+from deploy.manifest import Manifest, ModelEntry, ModelError, Signature, read_manifest, read_verified
+from deploy.seeds import latents
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _PADDLE_ERRORS = (ValueError, RuntimeError, SystemError, OSError, MemoryError)
 
 
 class Runtime:
-    """One loaded model: `run` is one call of the runtime, `generate` turns any number of seeds into pictures.
+    """One loaded model: `run` is one call of the runtime, `generate` turns any number of seeds into images.
 
     Attributes: backend - its name on the command line.  device - "cpu" or "gpu", what it really uses.
     signature - names and shapes of input and output.  model_id - SHA-256 of its files, if it is from an export folder,
@@ -73,16 +73,16 @@ class Runtime:
         return outputs.astype(np.float32) if outputs.dtype == np.float16 else outputs
 
     def generate(self, seeds: int | Sequence[int] | np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """Pictures of N seeds, RGB, float32 [N, 3, S, S] in [-1, 1]. A seed's picture is the same whatever its batch.
+        """Images of N seeds, RGB, float32 [N, 3, S, S] in [-1, 1]. A seed's image is the same whatever its batch.
 
-        Raises ValueError for a seed outside 0 .. 4294967295, ModelError for pictures that are not finite numbers.
+        Raises ValueError for a seed outside 0 .. 4294967295, ModelError for images that are not finite numbers.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}")
-        return self.pictures(latents(seeds, self.signature.input_shape[0]), batch_size)
+        return self.generate_from(latents(seeds, self.signature.input_shape[0]), batch_size)
 
-    def pictures(self, z: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """Pictures of N latents, float32 [N, latent_dim], as `generate` returns them."""
+    def generate_from(self, z: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Images of N latents, float32 [N, latent_dim], as `generate` returns them."""
         images = np.empty((len(z), *self.signature.output_shape), np.float32)
         for start in range(0, len(z), batch_size):
             images[start : start + batch_size] = self.run(z[start : start + batch_size])
@@ -110,7 +110,7 @@ class OnnxRuntime(Runtime):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or _cores()
         # Threads that wait by spinning wake sooner, a tenth of the time, and take the cores from the ones that write
-        # pictures: so for half a millisecond, which bridges two layers and not two batches. Older ones spin for long.
+        # images: so for half a millisecond, which bridges two layers and not two batches. Older ones spin for long.
         if _version(ort) < (1, 27):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         else:
@@ -287,7 +287,7 @@ def load_generator(
 
 
 def load_discriminator(folder: PathLike, backend: str = "auto", device: str = "auto", threads: int = 0) -> Runtime:
-    """The discriminator of an export folder: `run` maps pictures [N, 3, S, S] in [-1, 1] to logits [N, 1]."""
+    """The discriminator of an export folder: `run` maps images [N, 3, S, S] in [-1, 1] to logits [N, 1]."""
     return load_network(folder, "discriminator", backend, device, threads)
 
 

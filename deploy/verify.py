@@ -1,6 +1,6 @@
 """Does an export still compute on this machine what it computed where it was made?
 
-The export folder brings `reference.npz`: the pictures of a few seeds as the trained network itself made them. Every
+The export folder brings `reference.npz`: the images of a few seeds as the trained network itself made them. Every
 model of the generator that this machine has a runtime for makes them again.
 """
 
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .files import PathLike
-from .images import to_uint8
-from .latents import latents
-from .manifest import Manifest, ModelEntry, ModelError, read_manifest, read_verified, verify_files
-from .runtimes import BACKENDS, PREFERRED, check_precision, is_installed, load_model
+from deploy.files import PathLike
+from deploy.images import to_uint8
+from deploy.manifest import Manifest, ModelEntry, ModelError, read_manifest, read_verified, verify_files
+from deploy.runtimes import BACKENDS, PREFERRED, check_precision, is_installed, load_model
+from deploy.seeds import latents
 
-# Largest allowed |difference| of pictures in [-1, 1], where one of 256 levels is 7.8e-3: more than where the export was
+# Largest allowed |difference| of images in [-1, 1], where one of 256 levels is 7.8e-3: more than where the export was
 # made, because another processor adds in another order. fp16 keeps 11 bits of every intermediate value, bf16 8.
 TOLERANCES = {"fp32": 2e-4, "fp16-weights": 2e-2, "fp16": 5e-2, "bf16": 1e-1}
 LARGEST_TOLERANCE = 0.1
@@ -69,7 +69,7 @@ def verify(
         for model in manifest.models:
             if (model.network, model.kind) == ("generator", BACKENDS[name]) and model.output_dtype != "uint8":
                 runtime = load_model(folder, manifest, model, name, device, threads, precision)
-                figures = compare(expected, runtime.pictures(z), _tolerance(manifest, model, precision))
+                figures = compare(expected, runtime.generate_from(z), _tolerance(manifest, model, precision))
                 rows.append(Row(model.files[0], name, runtime.device, *figures))
     if not rows:
         raise ModelError(f"no generator of {Path(folder)} can run here with --backend {backend}.")
@@ -77,7 +77,7 @@ def verify(
 
 
 def compare(expected: np.ndarray, found: np.ndarray, tolerance: float) -> tuple[float, float, float, float, int, bool]:
-    """The figures of a Row, from max_difference on, for two float arrays of pictures."""
+    """The figures of a Row, from max_difference on, for two float arrays of images."""
     difference = np.abs(found.astype(np.float64) - expected)
     levels = np.abs(to_uint8(found).astype(np.int16) - to_uint8(expected))
     largest = float(difference.max())
@@ -111,19 +111,19 @@ def _tolerance(manifest: Manifest, model: ModelEntry, precision: str) -> float:
 
 
 def _reference(folder: PathLike, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Seeds [N] and pictures float32 [N, 3, S, S] that the manifest vouches for."""
+    """Seeds [N] and images float32 [N, 3, S, S] that the manifest vouches for."""
     described: Any = (manifest.parity or {}).get("reference")
     name = described.get("file") if isinstance(described, dict) else None
     if not isinstance(name, str) or name not in manifest.files:
-        raise ModelError(f"{Path(folder)} brings no reference pictures to verify against. Export the model again.")
-    seeds, pictures = _read_npz(read_verified(folder, manifest, name), name)
+        raise ModelError(f"{Path(folder)} brings no reference images to verify against. Export the model again.")
+    seeds, images = _read_npz(read_verified(folder, manifest, name), name)
     shape = (len(seeds) if seeds.ndim == 1 else -1, 3, manifest.image_size, manifest.image_size)
-    if pictures.dtype != np.float32 or pictures.shape != shape or not len(seeds):
-        raise ModelError(f"{name} holds {pictures.dtype} {list(pictures.shape)}, float32 {list(shape)} is expected.")
+    if images.dtype != np.float32 or images.shape != shape or not len(seeds):
+        raise ModelError(f"{name} holds {images.dtype} {list(images.shape)}, float32 {list(shape)} is expected.")
     digest = described.get("sha256_uint8")
-    if digest is not None and digest != hashlib.sha256(to_uint8(pictures).tobytes()).hexdigest():
+    if digest is not None and digest != hashlib.sha256(to_uint8(images).tobytes()).hexdigest():
         raise ModelError(f"{name} is not what the manifest's sha256_uint8 says. Export the model again.")
-    return seeds, pictures
+    return seeds, images
 
 
 def _read_npz(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:

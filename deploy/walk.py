@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import images
-from .files import atomic_write
-from .latents import latents
-from .manifest import ModelError
-from .progress import progress
-from .runtimes import Runtime
+from deploy import images
+from deploy.files import atomic_write
+from deploy.manifest import ModelError
+from deploy.progress import progress
+from deploy.runtimes import Runtime
+from deploy.seeds import latents
 
 LONGEST_GIF = 2000  # frames; OpenCV wants all of them at once
 
@@ -59,14 +59,14 @@ def write_walk(
     z = walk_latents(seeds, frames, generator.signature.input_shape[0])
     size = generator.signature.output_shape[-1] * scale
 
-    def pictures():
+    def frames_bgr():
         for frame in progress(range(frames), frames, "frames"):
             if frame % batch_size == 0:
-                batch = images.to_uint8(generator.pictures(z[frame : frame + batch_size], batch_size))
+                batch = images.to_uint8(generator.generate_from(z[frame : frame + batch_size], batch_size))
             yield images.to_bgr(batch[frame % batch_size].repeat(scale, axis=1).repeat(scale, axis=2))
 
     write = _write_gif if path.suffix == ".gif" else _write_mp4
-    write(path, pictures(), frames, fps, size)
+    write(path, frames_bgr(), frames, fps, size)
 
 
 def _check_gif(frames: int) -> None:
@@ -80,9 +80,9 @@ def _check_gif(frames: int) -> None:
         )
 
 
-def _write_gif(path: Path, pictures, frames: int, fps: float, size: int) -> None:
+def _write_gif(path: Path, images, frames: int, fps: float, size: int) -> None:
     film = cv2.Animation()
-    film.frames = list(pictures)
+    film.frames = list(images)
     film.durations = [round(1000 / fps)] * frames
     done, content = cv2.imencodeanimation(".gif", film, [cv2.IMWRITE_GIF_DITHER, 3])  # without it, 256 fixed colours
     if not done:
@@ -91,15 +91,15 @@ def _write_gif(path: Path, pictures, frames: int, fps: float, size: int) -> None
         stream.write(content.tobytes())
 
 
-def _write_mp4(path: Path, pictures, frames: int, fps: float, size: int) -> None:
+def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:
     aside = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")  # OpenCV looks at the suffix
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: what went wrong is said below, in one line
     try:
         film = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), fps, (size, size))
         if not film.isOpened():
             raise ModelError(f"OpenCV cannot write {path}. Is the folder writable? If so, name a .gif file with --out.")
-        for picture in pictures:
-            film.write(picture)
+        for image in images:
+            film.write(image)
         film.release()
         if _frame_count(aside) != frames:  # VideoWriter reports nothing, a full disk included
             raise OSError(f"{path} could not be written whole. Is the disk full?")

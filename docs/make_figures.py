@@ -12,9 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcgan.resume import saved_config
+from dcgan.runs.find_checkpoint import find_checkpoint
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dcgan.quiet import import_paddle
+from dcgan.environment import import_paddle
 
 import_paddle()
 
@@ -26,28 +29,28 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dcgan import DCGAN
-from dcgan import run as runs
+from dcgan import train as runs
 from dcgan.config import TrainConfig, preset
-from dcgan.data.cartoon import draw_face
-from dcgan.data.decode import decode_picture
+from dcgan.data.decode import decode_image
 from dcgan.data.packed import PackedData
-from dcgan.data.prepare import fit_picture
-from dcgan.engine import evaluating
-from dcgan.evaluate.meter import chosen_real, evaluate, measure
+from dcgan.data.prepare import fit_image
+from dcgan.data.synthetic_faces import draw_face
 from dcgan.files import atomic_write
 from dcgan.images import GAP, TITLE_HEIGHT, grid, to_float, to_uint8
-from dcgan.losses import OBJECTIVES
+from dcgan.metrics.evaluate import chosen_real, evaluate, measure
 from dcgan.model import augmentation
-from dcgan.networks import parameter_count
-from dcgan.records import is_of_training, read_records
-from deploy.latents import latents
+from dcgan.networks.layers import parameter_count
+from dcgan.networks.modes import evaluating
+from dcgan.runs.records import is_of_training, read_records
+from dcgan.training.losses import OBJECTIVES
+from deploy.seeds import latents
 from deploy.walk import walk_latents
 from tools.console import add_log_level, run, start_logging
 
 DOCS = Path(__file__).resolve().parent
 EXAMPLES = """examples:
   python docs/make_figures.py                                      train with --preset quick first
-  python docs/make_figures.py --run work/train/00000-cartoon       a run on drawn faces that exists
+  python docs/make_figures.py --run work/train/00000-cartoon       a run on synthetic faces that exists
 """
 BLUE, RED, GREY = "#2563eb", "#d9480f", "#5c6878"
 FACES = (0, 3, 11, 17, 28, 45, 66, 82)  # seeds that are followed through time
@@ -59,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--run", type=Path, metavar="RUN", help="run folder (default: train one under work/train)")
     flags.add_argument("--docs", type=Path, default=DOCS, help="folder of the tutorial's pages (default: this one)")
-    flags.add_argument("--n", type=int, default=1000, help="pictures of each set that are measured (default: 1000)")
+    flags.add_argument("--n", type=int, default=1000, help="images of each set that are measured (default: 1000)")
     add_log_level(flags)
     return flags
 
@@ -68,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     start_logging(arguments.log_level)
     folder = arguments.run or runs.train(TrainConfig(data="cartoon", **preset("quick")), argv=sys.argv).folder
-    found = runs.find_checkpoint(folder)
-    config = runs.saved_config(found)
+    found = find_checkpoint(folder)
+    config = saved_config(found)
     model = DCGAN(config)
     model.load(found)
     data = runs.packed_data(config)
@@ -95,11 +98,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
 def write_jpeg(path: Path, image_uint8: np.ndarray, quality: int = 88) -> None:
-    """Write an RGB picture, uint8 [3, H, W], atomically."""
+    """Write an RGB image, uint8 [3, H, W], atomically."""
     bgr = np.ascontiguousarray(image_uint8[::-1].transpose(1, 2, 0))
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     with atomic_write(path) as stream:
@@ -111,17 +114,17 @@ def draw_data(path: Path, data: PackedData) -> None:
 
 
 def draw_shown(path: Path, data: PackedData) -> None:
-    """Above training pictures, below what the discriminator sees of them by the default settings."""
-    pictures = np.asarray(data.images[:12])
+    """Above training images, below what the discriminator sees of them by the default settings."""
+    images = np.asarray(data.images[:12])
     paddle.seed(0)
-    shown = augmentation(TrainConfig())(paddle.to_tensor(to_float(pictures)), 0).numpy()
-    write_jpeg(path, grid(np.concatenate([pictures, to_uint8(shown)]), columns=len(pictures)))
+    shown = augmentation(TrainConfig())(paddle.to_tensor(to_float(images)), 0).numpy()
+    write_jpeg(path, grid(np.concatenate([images, to_uint8(shown)]), columns=len(images)))
 
 
 def draw_crop(path: Path, size: int) -> None:
     """A portrait as it is, shrunk with the square that is kept, and that square."""
     portrait = draw_face(4)  # [218, 178, 3]
-    kept = fit_picture(portrait, size)
+    kept = fit_image(portrait, size)
     height = round(portrait.shape[0] * size / portrait.shape[1])
     shrunk = cv2.resize(portrait, (size, height), interpolation=cv2.INTER_AREA)
     scale = 3
@@ -139,7 +142,7 @@ def draw_progress(path: Path, samples: Path, columns: int = 10) -> None:
     """A row per seed, a column per moment, cut out of the sample grids."""
     paths = sorted(samples.glob("step-*.png"))
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, columns).round().astype(int))]
-    grids = [decode_picture(p.read_bytes())[TITLE_HEIGHT:] for p in chosen]
+    grids = [decode_image(p.read_bytes())[TITLE_HEIGHT:] for p in chosen]
     size = (grids[0].shape[1] - GAP) // 10 - GAP
     faces = [cut(image, seed, size) for seed in FACES for image in grids]
     write_jpeg(path, grid(np.stack(faces).transpose(0, 3, 1, 2), columns=len(grids)))
@@ -161,7 +164,7 @@ def draw_comparison(path: Path, model: DCGAN, data: PackedData) -> None:
 
 def draw_modes(path: Path, model: DCGAN) -> None:
     """One seed beside eight different neighbours: above in training mode, below in eval mode."""
-    network = copy.deepcopy(model.drawing_network())  # training mode would move the running statistics
+    network = copy.deepcopy(model.inference_generator())  # training mode would move the running statistics
     batches = [[7, 100 + i] for i in range(8)]
     network.train()
     with paddle.no_grad():
@@ -173,9 +176,9 @@ def draw_modes(path: Path, model: DCGAN) -> None:
 def draw_walk(path: Path, model: DCGAN) -> None:
     """Three rows: from one face to the next and on, round to the first."""
     path_of_latents = walk_latents([5, 24, 66], 30, model.config.latent_dim)
-    with evaluating(model.drawing_network()), paddle.no_grad():
-        pictures = model.network(paddle.to_tensor(path_of_latents)).numpy()
-    write_jpeg(path, grid(to_uint8(pictures), columns=10))
+    with evaluating(model.inference_generator()), paddle.no_grad():
+        images = model.network(paddle.to_tensor(path_of_latents)).numpy()
+    write_jpeg(path, grid(to_uint8(images), columns=10))
 
 
 # ---- drawings -------------------------------------------------------------------------------------------------------
@@ -269,25 +272,25 @@ def draw_curves(path: Path, records: Sequence[dict]) -> None:
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 LABELS = {
-    "pictures": ("training pictures", "训练图片数"),
+    "images": ("training images", "训练图片数"),
     "settings": ("settings that are not the defaults", "与默认值不同的设置"),
     "generator": ("numbers that G learns", "G 的参数量"),
     "discriminator": ("numbers that D learns", "D 的参数量"),
     "iterations": ("iterations", "迭代次数"),
     "minutes": ("minutes on two CPU cores", "两核 CPU 用时（分钟）"),
-    "rate": ("pictures per second, median", "每秒图片数（中位数）"),
+    "rate": ("images per second, median", "每秒图片数（中位数）"),
     "loss_d": ("loss of D, mean of the last tenth", "D 的损失，最后十分之一的平均"),
     "loss_g": ("loss of G, mean of the last tenth", "G 的损失，最后十分之一的平均"),
     "score_real": ("D(x), mean of the last tenth", "D(x)，最后十分之一的平均"),
     "score_fake": ("D(G(z)), mean of the last tenth", "D(G(z))，最后十分之一的平均"),
-    "n": ("pictures of each set that are compared", "参与比较的图片数（每组）"),
+    "n": ("images of each set that are compared", "参与比较的图片数（每组）"),
     "distance_start": ("distance before training", "训练前的距离"),
-    "distance": ("distance after training", "训练后的距离"),
-    "floor": ("distance between two sets of real pictures", "两组真实图片之间的距离"),
-    "similarity": ("similarity of pairs of generated pictures", "生成图片两两相似度"),
-    "similarity_real": ("similarity of pairs of real pictures", "真实图片两两相似度"),
+    "swd": ("distance after training", "训练后的距离"),
+    "floor": ("distance between two sets of real images", "两组真实图片之间的距离"),
+    "ms_ssim": ("similarity of pairs of generated images", "生成图片两两相似度"),
+    "ms_ssim_real": ("similarity of pairs of real images", "真实图片两两相似度"),
     "nearest_ratio": (
-        "distance to the nearest training picture, real pictures = 1",
+        "distance to the nearest training image, real images = 1",
         "到最近训练图片的距离（真实图片 = 1）",
     ),
 }
@@ -300,7 +303,7 @@ def training_numbers(model: DCGAN, data: PackedData, records: Sequence[dict]) ->
     means = {name: statistics.fmean(values) for name, values in measured.items() if values}
     kept = ("loss_d", "loss_g", "score_real", "score_fake")
     return {
-        "pictures": f"{len(data):,}",
+        "images": f"{len(data):,}",
         "settings": ", ".join(f"`{name} {json.dumps(value)}`" for name, value in changed.items()),
         "generator": f"{parameter_count(model.generator):,}",
         "discriminator": f"{parameter_count(model.discriminator):,}",
@@ -312,7 +315,7 @@ def training_numbers(model: DCGAN, data: PackedData, records: Sequence[dict]) ->
 
 
 def judge(path: Path, model: DCGAN, data: PackedData, n: int) -> dict[str, str]:
-    """Figures of n generated pictures against n real ones, and the drawing of the nearest neighbours."""
+    """Figures of n generated images against n real ones, and the drawing of the nearest neighbours."""
     fake = to_uint8(model.generate(range(n)))
     report, drawing = evaluate(data, fake, {"seeds": f"0-{n - 1}"})
     write_jpeg(path, drawing, 80)
@@ -321,10 +324,10 @@ def judge(path: Path, model: DCGAN, data: PackedData, n: int) -> dict[str, str]:
     figures = report["figures"]
     return {
         "n": f"{n:,}",
-        "distance_start": f"{measure(real, untrained)['distance']:.0f}",
-        "distance": f"{figures['distance']:.1f}",
-        "floor": f"{measure(real, others)['distance']:.1f}",
-        **{name: f"{figures[name]:.2f}" for name in ("similarity", "similarity_real", "nearest_ratio")},
+        "distance_start": f"{measure(real, untrained)['swd']:.0f}",
+        "swd": f"{figures['swd']:.1f}",
+        "floor": f"{measure(real, others)['swd']:.1f}",
+        **{name: f"{figures[name]:.2f}" for name in ("ms_ssim", "ms_ssim_real", "nearest_ratio")},
     }
 
 

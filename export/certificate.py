@@ -17,7 +17,7 @@ from deploy.runtimes import OnnxRuntime, PaddleInference
 
 from . import parity, static_graph, structure
 from .bisection import first_difference
-from .source import Trained
+from .load_weights import Trained
 
 
 class Exported(NamedTuple):
@@ -29,11 +29,11 @@ class Exported(NamedTuple):
     operators: Sequence[static_graph.Operator]
 
 
-def certify(exported: Exported, report: parity.Report, precision: str, device: str, bisect: bool = False) -> None:
+def certify(exported: Exported, report: parity.Report, precision: str, device: str) -> None:
     """Compare everything that was written of one network with the network, numbers and files; nothing is raised.
 
     Args: precision, device - which tolerances apply, and where the runtimes compute ("cpu" or "gpu").
-          bisect - when an ONNX model breaches, name its first layer that differs, before all other problems.
+    When an ONNX model breaches, its first layer that differs is named before all other problems.
     """
     trained, tolerance = exported.trained, parity.TOLERANCES[precision, device]
     reference = parity.reference_of(trained.layer, parity.inputs_for(trained.signature))
@@ -50,7 +50,7 @@ def certify(exported: Exported, report: parity.Report, precision: str, device: s
                 parity.measure(report, model.files[0], runtime, load, reference, tolerance)
         found = [f"{model.files[-1]}: {problem}" for problem in _file_problems(exported, model)]
         report.expect_none(found, f"{model.files[-1]}: weights and attributes of {trained.group}")
-        if bisect and model.kind == "onnx" and model.output_dtype != "uint8" and len(report.problems) > before:
+        if model.kind == "onnx" and model.output_dtype != "uint8" and len(report.problems) > before:
             written = onnx.load(exported.folder / model.files[0])
             first = first_difference(trained.layer, written, reference, tolerance)
             report.problems.insert(before, f"{model.files[0]}: {first}")

@@ -21,21 +21,22 @@ import onnx
 import onnxruntime
 import paddle
 
+from dcgan.checkpoints.params import write_params
 from dcgan.device import choose_device
-from dcgan.engine import tensors_of
 from dcgan.files import PathLike, atomic_write
 from dcgan.images import to_uint8
-from dcgan.params import write_params
-from deploy.latents import latents
+from dcgan.networks.batch_norm import BATCH_SIZE, LATENT_COUNT
+from dcgan.training.state import network_arrays
 from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
+from deploy.seeds import latents
 
 from . import onnx_graph, parity, static_graph, web
-from .batchnorm import BATCHES, Calibration, recalibrate
+from .batch_norm_change import BatchNormChange, reestimate
 from .certificate import Exported, certify
 from .converter import check_opset, convert
+from .decompose_conv_transpose import with_split_transposes
 from .folder import PARAMS_FILE, replacing
-from .source import Source, Trained, load_source
-from .subpixel import with_split_transposes
+from .load_weights import Source, Trained, load_source
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +46,11 @@ _REFERENCE_FILE, _REFERENCE_SEEDS = "reference.npz", range(10)
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportConfig:
     """What to export. `formats` holds "paddle", "onnx" or both, or "web" alone; `networks` "generator" or more.
 
-    `calibrate` - batches of 64 latents over which BatchNorm is measured anew; 0: as training left it.  `uint8` - a
-    second ONNX generator that draws uint8.  `single_file` - the web page as one HTML too.  `bisect` - on a breach,
-    name the first layer that differs.
+    `precise_bn` - batches of 64 latents over which BatchNorm statistics are re-estimated; 0: as training left them.
+    `uint8` - a second ONNX generator whose output is uint8.  `single_file` - the web page as one HTML too.
     `device` - where parity is measured; the files are the same.
     """
 
@@ -59,10 +59,9 @@ class Wish:
     networks: Sequence[str] = ("generator",)
     precision: str = "fp32"
     opset: int = OPSET
-    calibrate: int = BATCHES
+    precise_bn: int = LATENT_COUNT // BATCH_SIZE
     uint8: bool = False
     single_file: bool = False
-    bisect: bool = False
     device: str = "cpu"
 
     @property
@@ -90,79 +89,79 @@ class Wish:
         if self.uint8 and ("onnx" not in self.formats or "generator" not in self.networks):
             raise ValueError("uint8 is a form of the ONNX generator. Use --format onnx or all, --network generator.")
         check_opset(self.opset)
-        if self.calibrate < 0:
-            raise ValueError(f"calibrate must be 0 or a number of batches, received {self.calibrate}")
+        if self.precise_bn < 0:
+            raise ValueError(f"precise_bn must be 0 or a number of batches, received {self.precise_bn}")
 
 
-def export(out: PathLike = OUT, wish: Wish = Wish()) -> Manifest:
-    """Write what `wish` asks for to the folder `out`, which is replaced as a whole, and return its manifest.
+def export(out: PathLike = OUT, config: ExportConfig = ExportConfig()) -> Manifest:
+    """Write what `config` asks for to the folder `out`, which is replaced as a whole, and return its manifest.
 
     Raises CheckpointError when there is nothing to export, ExportError when a step fails, ParityError when the result
     does not compute what the trained network computes; `out` is then as it was.
     """
-    wish.check()
-    source, calibration, device = _prepare(wish)
+    config.check()
+    source, change, device = _prepare(config)
     report = parity.Report()
     with replacing(out) as folder:
         models: list[ModelEntry] = []
         for trained in source.networks.values():
-            exported = _write_network(trained, folder, wish, source.checkpoint)
-            certify(exported, report, wish.stored_precision, device, wish.bisect)
+            exported = _write_network(trained, folder, config, source.checkpoint)
+            certify(exported, report, config.stored_precision, device)
             models += exported.models
         if not report.passed:
             log.error("%s", parity.table(report.rows))
         report.raise_if_failed()
-        manifest = _manifest(folder, wish, source, models, calibration, report, device)
-        if wish.single_file:
+        manifest = _manifest(folder, config, source, models, change, report, device)
+        if config.single_file:
             manifest = _with_single_file(folder, manifest)
         write_manifest(folder, manifest)
     return manifest
 
 
-def export_params(out: PathLike = OUT, wish: Wish = Wish()) -> Path:
+def export_params(out: PathLike = OUT, config: ExportConfig = ExportConfig()) -> Path:
     """Write the generator as the tutorial's `generator.params` into the folder `out`; nothing else there changes.
 
-    The weights are the trained ones; the statistics are re-estimated unless `wish.calibrate` is 0. Returns the path.
-    Raises ValueError for a wish that no such file can fulfil, CheckpointError when there is nothing to export.
+    The weights are the trained ones; the statistics are re-estimated unless `config.precise_bn` is 0. Returns the path.
+    Raises ValueError for a config that no such file can fulfil, CheckpointError when there is nothing to export.
     """
-    if "generator" not in wish.networks:
+    if "generator" not in config.networks:
         raise ValueError("generator.params holds the generator alone. Use --network generator, or --format onnx.")
-    wish = replace(wish, formats=(), networks=("generator",))
-    wish.check()
-    source, _, _ = _prepare(wish)
+    config = replace(config, formats=(), networks=("generator",))
+    config.check()
+    source, _, _ = _prepare(config)
     path = Path(out) / PARAMS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_params(path, tensors_of(source.networks["generator"].layer))
+    write_params(path, network_arrays(source.networks["generator"].layer))
     return path
 
 
-def _prepare(wish: Wish) -> tuple[Source, Calibration | None, str]:
+def _prepare(config: ExportConfig) -> tuple[Source, BatchNormChange | None, str]:
     """Networks from disk, in eval mode, on the device, with the statistics that will be exported."""
-    device = "gpu" if choose_device(wish.device).startswith("gpu") else "cpu"
-    source = load_source(wish.checkpoint, wish.networks)
+    device = "gpu" if choose_device(config.device).startswith("gpu") else "cpu"
+    source = load_source(config.checkpoint, config.networks)
     weights = source.checkpoint
     step = "" if weights["step"] is None else f", step {weights['step']}"
     log.info("Exporting %s of %s%s", weights["network"], weights["run"], step)
-    if not wish.calibrate or "generator" not in source.networks:
+    if not config.precise_bn or "generator" not in source.networks:
         return source, None, device
-    calibration = recalibrate(source.networks["generator"].layer, source.latent_dim, wish.calibrate)
-    log.info("%s", calibration.sentence())
-    return source, calibration, device
+    change = reestimate(source.networks["generator"].layer, source.latent_dim, config.precise_bn)
+    log.info("%s", change.sentence())
+    return source, change, device
 
 
-def _write_network(trained: Trained, folder: Path, wish: Wish, checkpoint: Mapping[str, Any]) -> Exported:
+def _write_network(trained: Trained, folder: Path, config: ExportConfig, checkpoint: Mapping[str, Any]) -> Exported:
     """Write one network in every format asked for. The Paddle program comes first: ONNX is made of it."""
     prefix = folder / trained.name
     static_graph.write_static_graph(trained.layer, trained.signature, prefix)
     operators = static_graph.read_operators(prefix, trained.layer)
     program = static_graph.program_files(prefix)
     models = []
-    if "onnx" in wish.formats or "web" in wish.formats:
-        facts = _facts(trained, wish, checkpoint)
-        converted = convert(prefix, wish.opset, operators)
+    if "onnx" in config.formats or "web" in config.formats:
+        facts = _facts(trained, config, checkpoint)
+        converted = convert(prefix, config.opset, operators)
         model = onnx_graph.clean(converted, static_graph.parameter_names(trained.layer), trained.signature, facts)
-        models = _write_onnx(model, trained, folder, wish)
-    if "paddle" in wish.formats:
+        models = _write_onnx(model, trained, folder, config)
+    if "paddle" in config.formats:
         models.append(ModelEntry(trained.name, "paddle", tuple(path.name for path in program)))
     else:
         for path in program:
@@ -170,16 +169,16 @@ def _write_network(trained: Trained, folder: Path, wish: Wish, checkpoint: Mappi
     return Exported(trained, folder, models, operators)
 
 
-def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, wish: Wish) -> list[ModelEntry]:
-    """Write the model in the precision asked for, and the same with uint8 pictures if asked for."""
+def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, config: ExportConfig) -> list[ModelEntry]:
+    """Write the model in the precision asked for, and the same with uint8 images if asked for."""
     signature, stem = trained.signature, trained.name
-    if wish.stored_precision == "fp16-weights":
+    if config.stored_precision == "fp16-weights":
         model = onnx_graph.with_float16_weights(model, signature)
-    elif wish.precision == "fp16":
+    elif config.precision == "fp16":
         model, stem = onnx_graph.with_float16(model, signature), f"{stem}-fp16"
     model = with_split_transposes(model, signature)
     variants = {f"{stem}.onnx": (model, signature)}
-    if wish.uint8 and trained.name == "generator":
+    if config.uint8 and trained.name == "generator":
         uint8 = onnx_graph.with_uint8(model, signature), signature._replace(output_dtype="uint8")
         variants[f"{stem}-uint8.onnx"] = uint8
     entries = []
@@ -187,11 +186,11 @@ def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, wish: Wi
         onnx_graph.check(variant, its)
         onnx_graph.write(variant, folder / name)
         versions = variant.opset_import[0].version, variant.ir_version
-        entries.append(ModelEntry(trained.name, "onnx", (name,), wish.stored_precision, its.output_dtype, *versions))
+        entries.append(ModelEntry(trained.name, "onnx", (name,), config.stored_precision, its.output_dtype, *versions))
     return entries
 
 
-def _facts(trained: Trained, wish: Wish, checkpoint: Mapping[str, Any]) -> dict[str, str]:
+def _facts(trained: Trained, config: ExportConfig, checkpoint: Mapping[str, Any]) -> dict[str, str]:
     """What the ONNX file says of itself to whoever opens it."""
     signature = trained.signature
     is_generator = trained.name == "generator"
@@ -203,7 +202,7 @@ def _facts(trained: Trained, wish: Wish, checkpoint: Mapping[str, Any]) -> dict[
         "step": "unknown" if checkpoint["step"] is None else str(checkpoint["step"]),
         "input": onnx_graph.describe(signature.input_name, "float32", signature.input_shape) + notes[0],
         "output": onnx_graph.describe(signature.output_name, "float32", signature.output_shape) + notes[1],
-        "precision": wish.precision,
+        "precision": config.precision,
         "batch_norm": "folded into the convolutions",
         "paddle": paddle.__version__,
         "paddle2onnx": version("paddle2onnx"),
@@ -212,18 +211,18 @@ def _facts(trained: Trained, wish: Wish, checkpoint: Mapping[str, Any]) -> dict[
 
 def _manifest(
     folder: Path,
-    wish: Wish,
+    config: ExportConfig,
     source: Source,
     models: Sequence[ModelEntry],
-    calibration: Calibration | None,
+    change: BatchNormChange | None,
     report: parity.Report,
     device: str,
 ) -> Manifest:
     names = [name for model in models for name in model.files]
-    if "web" in wish.formats:
+    if "web" in config.formats:
         names += web.write_page(folder, onnx.load(folder / web.MODEL_FILE))
     measured = {**report.to_json(), "device": device, "inputs": "seeds 0-99"}
-    precision = wish.stored_precision
+    precision = config.stored_precision
     measured["tolerances"] = {precision: parity.TOLERANCES[precision, device]._asdict()}
     if "generator" in source.networks:
         measured["reference"] = _write_reference(folder, source.networks["generator"])
@@ -239,9 +238,9 @@ def _manifest(
             "python": platform.python_version(),
             **{library.__name__: library.__version__ for library in (paddle, onnx, onnxruntime, np)},
             "paddle2onnx": version("paddle2onnx"),
-            **({"onnxruntime-web": web.runtime_version()} if "web" in wish.formats else {}),
+            **({"onnxruntime-web": web.runtime_version()} if "web" in config.formats else {}),
         },
-        calibration=None if calibration is None else calibration._asdict(),
+        precise_bn=None if change is None else change._asdict(),
         parity=measured,
     )
 
@@ -254,7 +253,7 @@ def _with_single_file(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _write_reference(folder: Path, trained: Trained) -> dict[str, Any]:
-    """The pictures of ten seeds as the trained network draws them: what another machine compares itself with."""
+    """The images of ten seeds as the trained network draws them: what another machine compares itself with."""
     seeds = np.array(_REFERENCE_SEEDS, np.uint32)
     images = parity.run_layer(trained.layer)(latents(seeds, trained.signature.input_shape[0]))
     content = io.BytesIO()

@@ -93,7 +93,7 @@ def with_float16_weights(model: onnx.ModelProto, signature: Signature) -> onnx.M
 
 
 def with_uint8(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
-    """The same generator with pictures as uint8 [N, 3, S, S], to the bit what dcgan.images.to_uint8 makes of them.
+    """The same generator with images as uint8 [N, 3, S, S], to the bit what dcgan.images.to_uint8 makes of them.
 
     Round takes halves to the even number, as np.rint does. tanh leaves nothing outside [-1, 1] that rounding would not
     bring back, so nothing is clipped. This is the form in which torch-fidelity takes a generator.

@@ -17,8 +17,8 @@ from paddle import nn
 
 from dcgan.errors import ParityError
 from dcgan.images import to_uint8
-from deploy.latents import bits, latents
 from deploy.manifest import ModelError, Signature
+from deploy.seeds import bits, latents
 
 BATCH_SIZES = (1, 2, 7, 100)
 SEEDS = range(100)
@@ -69,7 +69,7 @@ class Reference(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """1 for pictures, the largest |logit| for logits."""
+        """1 for images, the largest |logit| for logits."""
         return 1.0 if self.exact.ndim == 4 else float(np.nanmax(np.abs(self.exact)))
 
     @property
@@ -82,7 +82,7 @@ class Row(NamedTuple):
     """One model in one runtime at one batch size against the reference. Differences are absolute.
 
     `exact` - largest difference from float64.  `levels_share`, `levels_max` - uint8 pixels that differ, by how much at
-    most (pictures only).  `neighbours` - how far a picture moves when it is drawn in a smaller batch.
+    most (images only).  `neighbours` - how far an image moves when it is drawn in a smaller batch.
     `allowed` - the largest value of `max` and `neighbours`.
     """
 
@@ -223,7 +223,7 @@ def measure_uint8(
     load_floats: Callable[[], Run],
     inputs: np.ndarray,
 ) -> None:
-    """Check that a uint8 model draws exactly what rounding the float model's pictures in the same runtime gives."""
+    """Check that a uint8 model draws exactly what rounding the float model's images in the same runtime gives."""
     try:
         pixels, expected = load()(inputs), to_uint8(load_floats()(inputs))
     except (ModelError, ValueError, RuntimeError) as error:
@@ -235,7 +235,7 @@ def measure_uint8(
     elif not np.array_equal(pixels, expected):
         problems.append(f"{(pixels != expected).mean():.2%} of its pixels are not the float model's, rounded")
     said = [f"{model} in {runtime}: {problem}" for problem in problems]
-    report.expect_none(said, f"{model} in {runtime}: the float model's pictures, rounded")
+    report.expect_none(said, f"{model} in {runtime}: the float model's images, rounded")
 
 
 def check_reference(report: Report, name: str, reference: Reference) -> None:
@@ -288,7 +288,7 @@ def _problems(row: Row, answer: np.ndarray, reference: Reference, tolerance: Tol
     problems = []
     if row.neighbours > row.allowed:
         problems.append(
-            f"a picture moves by {row.neighbours:.1e} with its neighbours in the batch, above {row.allowed:.1e}: "
+            f"an image moves by {row.neighbours:.1e} with its neighbours in the batch, above {row.allowed:.1e}: "
             "BatchNorm in training mode does that"
         )
     if row.max > row.allowed:

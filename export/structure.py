@@ -1,6 +1,6 @@
 """What an exported file holds, compared with the trained network number by number: parity's other half.
 
-A weight that is 1% off may move no picture by more than the tolerance. Here nothing has a tolerance: weights must equal
+A weight that is 1% off may move no image by more than the tolerance. Here nothing has a tolerance: weights must equal
 the network's to the bit (BatchNorm folded by the same rule), and operators and attributes those of the traced program.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from paddle import nn
 
+from .decompose_conv_transpose import joined
 from .onnx_graph import Graph, folded, is_weight_cast
 from .static_graph import Operator
-from .subpixel import joined
 
 # Paddle's operator -> ONNX's; a BatchNorm is part of the convolution before it.
 _KINDS = {

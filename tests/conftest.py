@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # CUDA_VISIBLE_DEVICES=0 pytest -m gpu runs the tests marked gpu
 
-from dcgan.quiet import import_paddle, thread_count
+from dcgan.environment import import_paddle, thread_count
 
 import_paddle()
 
@@ -20,20 +20,20 @@ import numpy as np
 import paddle
 import pytest
 
-from deploy.latents import bits
+from deploy.seeds import bits
 
 paddle.base.core.set_num_threads(thread_count())
 
 
 @pytest.fixture
-def pictures():
-    """24 different pictures, uint8 [24, 3, 16, 16]."""
+def images():
+    """24 different images, uint8 [24, 3, 16, 16]."""
     return (bits(np.arange(24 * 3), 256).reshape(24, 3, 16, 16) & 255).astype(np.uint8)
 
 
 @pytest.fixture
 def tiny_config():
-    """Settings of a model that takes milliseconds a step, and that trains on its pictures as they are."""
+    """Settings of a model that takes milliseconds a step, and that trains on its images as they are."""
     from dcgan import TrainConfig
 
     sizes = {"image_size": 16, "base_channels": 4, "latent_dim": 8, "batch_size": 8}

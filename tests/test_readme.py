@@ -68,7 +68,7 @@ def test_every_command_names_a_tool_and_flags_that_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_and_picture_leads_to_a_file(page):
+def test_every_link_and_image_leads_to_a_file(page):
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text("utf-8"))
     missing = [t for t in targets if not t.startswith("http") and not (ROOT / page).parent.joinpath(t).exists()]
     assert missing == []
@@ -90,8 +90,8 @@ def test_the_library_example_runs(work_folder, capsys):
     names: dict = {}
     small = small.replace("batch_size=32", "batch_size=20").replace("range(1000)", "range(30)")
     exec(compile(small, "README.md", "exec"), names)
-    assert names["pictures"].shape == (30, 3, 64, 64) and np.abs(names["pictures"]).max() <= 1
-    assert names["report"]["figures"]["distance"] > 0
+    assert names["images"].shape == (30, 3, 64, 64) and np.abs(names["images"]).max() <= 1
+    assert names["report"]["figures"]["swd"] > 0
     assert (work_folder / "checkpoint" / "state.json").is_file()
     assert (work_folder / "work" / "export" / "generator.onnx").is_file()
 

@@ -11,14 +11,14 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dcgan.quiet import core_count
+from dcgan.environment import core_count
 from tools.benchmarks import machine
 from tools.console import add_log_level, run, start_logging
 
 EXAMPLES = """examples:
   # a training iteration at batch 128: Paddle's operators, oneDNN's, torch; and how far each is from the floor
   python tools/benchmark.py train
-  # preparing and loading, beside the tutorial's way; then 10,000 and 50,000 pictures in time and memory
+  # preparing and loading, beside the tutorial's way; then 10,000 and 50,000 images in time and memory
   python tools/benchmark.py data --counts 10000,50000
   # drawing at batch sizes 1, 16 and 128, and a cold start of deploy/infer.py
   python tools/benchmark.py infer --json
@@ -43,9 +43,11 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--base-channels", type=int, default=64, metavar="C", help="of both networks (default: 64)")
     flags.add_argument("--threads", type=int, default=0, help="0: one for each core (default: 0)")
     flags.add_argument(
-        "--data", type=pathlib.Path, help="data: a folder of .jpg files (default: 2,000 drawn faces of CelebA's size)"
+        "--data",
+        type=pathlib.Path,
+        help="data: a folder of .jpg files (default: 2,000 synthetic faces of CelebA's size)",
     )
-    flags.add_argument("--counts", type=_numbers, default=[], help="data: how cost grows with so many drawn faces")
+    flags.add_argument("--counts", type=_numbers, default=[], help="data: how cost grows with so many synthetic faces")
     flags.add_argument(
         "--model", type=pathlib.Path, help="infer: an export --format all (default: random weights, exported for it)"
     )

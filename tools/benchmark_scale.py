@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How much faster several processes train than one, with the same pictures per iteration and all cores in use.
+"""How much faster several processes train than one, with the same images per iteration and all cores in use.
 
 Each round runs one process with all threads, then --processes of them, which share the threads and the batch. Starts
 and warm-up are not counted. Each process is this very script, called with --measure.
@@ -21,14 +21,14 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from dcgan.environment import core_count
 from dcgan.errors import ProjectError
-from dcgan.quiet import core_count
 from tools.benchmarks import machine
 from tools.console import add_log_level, run, start_logging
 
 WARM_UP_STEPS = 3
 EXAMPLES = """examples:
-  python tools/benchmark_scale.py                        two processes against one, 128 pictures per iteration
+  python tools/benchmark_scale.py                        two processes against one, 128 images per iteration
   python tools/benchmark_scale.py --processes 4 --rounds 5 --json
 """
 
@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in range(args.rounds):
         for processes in results:
             results[processes].append(_launched(args, processes))
-            rate = results[processes][-1]["pictures_per_second"]
-            print(f"round {number + 1}: {processes} processes, {rate:.1f} pictures/s", file=sys.stderr)
+            rate = results[processes][-1]["images_per_second"]
+            print(f"round {number + 1}: {processes} processes, {rate:.1f} images/s", file=sys.stderr)
     summary = {"machine": machine.describe(), "batch_size": args.batch_size, "rows": summarised(results)}
     print(json.dumps(summary) if args.json else table(summary["rows"]))
     return 0
@@ -79,18 +79,18 @@ def summarised(results: dict[int, list[dict[str, float]]]) -> list[dict[str, flo
         row: dict[str, float] = {"processes": processes}
         row.update({name: statistics.median(found[name] for found in runs) for name in runs[0]})
         pairs = zip(runs, results[1])
-        row["ratio"] = statistics.median(a["pictures_per_second"] / b["pictures_per_second"] for a, b in pairs)
+        row["ratio"] = statistics.median(a["images_per_second"] / b["images_per_second"] for a, b in pairs)
         rows.append(row)
     return rows
 
 
 def table(rows: list[dict[str, float]]) -> str:
     lines = [
-        f"{'processes':>9}  {'pictures/s':>10}  {'ratio':>5}  {'ms/iteration':>12}  {'exchange ms':>11}  {'wait ms':>7}"
+        f"{'processes':>9}  {'images/s':>10}  {'ratio':>5}  {'ms/iteration':>12}  {'exchange ms':>11}  {'wait ms':>7}"
     ]
     for row in rows:
         lines.append(
-            f"{row['processes']:>9}  {row['pictures_per_second']:>10.1f}  {row['ratio']:>5.2f}  "
+            f"{row['processes']:>9}  {row['images_per_second']:>10.1f}  {row['ratio']:>5.2f}  "
             f"{row['iteration_ms']:>12.1f}  {row['exchange_ms']:>11.1f}  {row['waiting_ms']:>7.1f}"
         )
     return "\n".join(lines)
@@ -116,65 +116,65 @@ def _launched(args: argparse.Namespace, processes: int) -> dict[str, float]:
 
 
 def _measured(args: argparse.Namespace) -> int:
-    """One of the processes: train on random pictures; the writer leaves the figures in --measure."""
-    from dcgan.quiet import import_paddle
+    """One of the processes: train on random images; the writer leaves the figures in --measure."""
+    from dcgan.environment import import_paddle
 
     import_paddle()
     from dcgan.config import TrainConfig
-    from dcgan.distributed import join
+    from dcgan.distributed.process_group import init_process_group
 
-    world = join(args.device)
+    process_group = init_process_group(args.device)
     config = TrainConfig(
         image_size=args.image_size,
         base_channels=args.base_channels,
         batch_size=args.batch_size,
         device=args.device,
     )
-    figures = measure(config, args.steps, world)
-    if world.is_writer:
+    figures = measure(config, args.steps, process_group)
+    if process_group.is_rank_zero:
         pathlib.Path(args.measure).write_text(json.dumps(figures), "utf-8")
-    world.leave()
+    process_group.shutdown()
     return 0
 
 
-def measure(config: Any, steps: int, world: Any) -> dict[str, float]:
-    """Train `steps` iterations on random pictures and time them, after a warm-up.
+def measure(config: Any, steps: int, process_group: Any) -> dict[str, float]:
+    """Train `steps` iterations on random images and time them, after a warm-up.
 
-    Returns pictures_per_second of all processes, and of this one milliseconds per iteration: iteration_ms, of which
+    Returns images_per_second of all processes, and of this one milliseconds per iteration: iteration_ms, of which
     exchange_ms pass in averages of tensors and waiting_ms before them, for the slowest process. On a GPU, which works
     on while these calls return, the last two are the calls' cost alone.
     """
     import numpy as np
 
-    from dcgan.engine import read_scalars
     from dcgan.model import DCGAN
-    from deploy.latents import bits
+    from dcgan.training.hapi import read_scalars
+    from deploy.seeds import bits
 
-    model = DCGAN(config, world)
-    model.follow_writer()
+    model = DCGAN(config, process_group)
+    model.sync_from_rank_zero()
     shape = (config.batch_size, 3, config.image_size, config.image_size)
-    pictures = bits(np.array([world.rank]), int(np.prod(shape))).reshape(shape).astype(np.float32) / 2.0**31 - 1
-    spent = {"average": 0.0, "meet": 0.0}
+    images = bits(np.array([process_group.rank]), int(np.prod(shape))).reshape(shape).astype(np.float32) / 2.0**31 - 1
+    spent = {"all_reduce_mean": 0.0, "barrier": 0.0}
     for name in spent:
-        setattr(world, name, _timed(getattr(world, name), spent, name))
+        setattr(process_group, name, _timed(getattr(process_group, name), spent, name))
     try:
         for step in range(WARM_UP_STEPS + steps):
             if step == WARM_UP_STEPS:
                 read_scalars(model.scalars)  # waits for the device
-                world.meet()
-                spent.update(average=0.0, meet=0.0)
+                process_group.barrier()
+                spent.update(all_reduce_mean=0.0, barrier=0.0)
                 started = time.perf_counter()
-            model.train_batch([pictures])
+            model.train_batch([images])
         read_scalars(model.scalars)  # waits for the device
         seconds = time.perf_counter() - started
     finally:
         for name in spent:
-            delattr(world, name)  # the method of the class shows again
+            delattr(process_group, name)  # the method of the class shows again
     return {
-        "pictures_per_second": config.batch_size * world.size * steps / seconds,
+        "images_per_second": config.batch_size * process_group.size * steps / seconds,
         "iteration_ms": 1000 * seconds / steps,
-        "exchange_ms": 1000 * (spent["average"] - spent["meet"]) / steps,
-        "waiting_ms": 1000 * spent["meet"] / steps,
+        "exchange_ms": 1000 * (spent["all_reduce_mean"] - spent["barrier"]) / steps,
+        "waiting_ms": 1000 * spent["barrier"] / steps,
     }
 
 

@@ -1,4 +1,4 @@
-"""How good are the pictures? Figures of a generator, or of a folder of pictures, against the data set."""
+"""How good are the images? Figures of a generator, or of a folder of images, against the data set."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tools.console import add_log_level, run, start_logging
 if TYPE_CHECKING:
     import numpy as np
 
-    from tools.subjects import Subject
+    from tools.evaluation_targets import EvaluationTarget
 
 EXAMPLES = """examples:
-  # the newest run under work/train against its own training pictures
+  # the newest run under work/train against its own training images
   python tools/evaluate.py
-  # what no generator can beat: real pictures against other real ones
+  # what no generator can beat: real images against other real ones
   python tools/evaluate.py --floor --data img_align_celeba.zip --n 5000
-  # an exported model; then a folder of pictures; each against CelebA
+  # an exported model; then a folder of images; each against CelebA
   python tools/evaluate.py --model work/export --data img_align_celeba.zip
-  python tools/evaluate.py --pictures work/generate --data img_align_celeba.zip
+  python tools/evaluate.py --images work/generate --data img_align_celeba.zip
   # FID, KID, precision and recall, with the features of a network that you bring (docs/quality.md)
   python tools/evaluate.py --inception inception.onnx
 
@@ -36,15 +36,15 @@ exit codes: 0 measured; 1 not; 2 wrong usage
 OUT = pathlib.Path("work/evaluate")
 log = logging.getLogger("tools.evaluate")  # __name__ may be __main__
 MEANINGS = {
-    "distance": "sliced Wasserstein distance x 1000, mean of all scales; lower is better",
-    "similarity": "MS-SSIM of pairs of generated pictures; as near as can be to that of real ones",
-    "similarity_real": "MS-SSIM of pairs of real pictures",
-    "nearest_ratio": "distance to the nearest training picture, real pictures = 1; far below 1: copies",
+    "swd": "sliced Wasserstein distance x 1000, mean of all scales; lower is better",
+    "ms_ssim": "MS-SSIM of pairs of generated images; as near as can be to that of real ones",
+    "ms_ssim_real": "MS-SSIM of pairs of real images",
+    "nearest_ratio": "distance to the nearest training image, real images = 1; far below 1: copies",
     "fid": "Frechet distance on the features given; lower is better",
     "kid": "kernel distance on them, unbiased; lower is better",
-    "kid_std": "its deviation over blocks of pictures",
-    "precision": "share of generated pictures that are like real ones; higher is better",
-    "recall": "share of real pictures that are like generated ones; higher is better",
+    "kid_std": "its deviation over blocks of images",
+    "precision": "share of generated images that are like real ones; higher is better",
+    "recall": "share of real images that are like generated ones; higher is better",
 }
 
 
@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
     what = what.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", metavar="PATH", help="a run, a checkpoint folder or a generator.params")
     what.add_argument("--model", metavar="DIR", help="an export folder, drawn by its own runtime")
-    what.add_argument("--pictures", metavar="SRC", help="pictures that exist: a folder, a .zip or a packed .npy")
-    what.add_argument("--floor", action="store_true", help="other real pictures: what no generator can beat")
+    what.add_argument("--images", metavar="SRC", help="images that exist: a folder, a .zip or a packed .npy")
+    what.add_argument("--floor", action="store_true", help="other real images: what no generator can beat")
     against = flags.add_argument_group("against what")
     against.add_argument(
         "--data", metavar="SRC", help="a folder, .zip, packed .npy or cartoon (default: the run's own)"
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         "--n",
         type=int,
         metavar="N",
-        help="pictures of each set (default: 10,000 if there are so many, else 5,000, or all there are)",
+        help="images of each set (default: 10,000 if there are so many, else 5,000, or all there are)",
     )
     against.add_argument("--seed", type=int, default=0, metavar="S", help="the first of the N seeds (default: 0)")
     features = flags.add_argument_group("features of a trained network (docs/quality.md)")
@@ -86,9 +86,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="for evaluate.json and nearest.png (default: the run folder, or work/evaluate)",
     )
-    flags.add_argument("--save-real", type=pathlib.Path, metavar="DIR", help="also write the N real pictures as PNGs")
+    flags.add_argument("--save-real", type=pathlib.Path, metavar="DIR", help="also write the N real images as PNGs")
     flags.add_argument("--compare", metavar="PATH", help="an earlier evaluate.json, to tell the change of each figure")
-    flags.add_argument("--batch-size", type=int, default=50, metavar="N", help="pictures per call (default: 50)")
+    flags.add_argument("--batch-size", type=int, default=50, metavar="N", help="images per call (default: 50)")
     flags.add_argument(
         "--device", default="auto", help="where the generator draws: auto, cpu, gpu, gpu:N (default: auto)"
     )
@@ -103,57 +103,57 @@ def main(argv: list[str] | None = None) -> int:
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, received {args.batch_size}")
 
-    from dcgan.quiet import import_paddle
+    from dcgan.environment import import_paddle
 
     import_paddle()
-    from dcgan.evaluate.extractor import OnnxFeatures
-    from dcgan.evaluate.meter import evaluate
-    from dcgan.evaluate.report import compare, read_report
-    from tools import subjects
+    from dcgan.metrics.evaluate import evaluate
+    from dcgan.metrics.onnx_features import OnnxFeatures
+    from dcgan.metrics.report import compare, read_report
+    from tools import evaluation_targets as targets
 
     before = read_report(args.compare) if args.compare else None
     extractor = None
     if args.inception:
         extractor = OnnxFeatures(args.inception, args.inception_range, args.inception_output, args.batch_size)
-    subject = None if args.floor else open_subject(args)
-    data = subjects.open_data(args.data, args.crop, args.image_size, subject)
-    subject = subject or subjects.real_subject(data)
-    n = subjects.how_many(args.n, len(data), subject)
+    target = None if args.floor else open_target(args)
+    data = targets.open_data(args.data, args.crop, args.image_size, target)
+    target = target or targets.real_target(data)
+    n = targets.how_many(args.n, len(data), target)
     if args.save_real:
-        subjects.save_pictures(args.save_real, subjects.chosen_real(data, n))
-    log.info("measuring %s pictures against as many real ones: a minute or two for thousands", f"{n:,}")
-    fake = subject.pictures(n, data)
-    report, drawing = evaluate(data, fake, subject.report_facts(n), extractor, held_out=args.floor)
+        targets.save_images(args.save_real, targets.chosen_real(data, n))
+    log.info("measuring %s images against as many real ones: a minute or two for thousands", f"{n:,}")
+    fake = target.images(n, data)
+    report, drawing = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.floor)
     changes = compare(report, before) if before else {}
-    out = write(args.out, report, drawing, subject.run)
+    out = write(args.out, report, drawing, target.run)
     print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
     return 0
 
 
-def open_subject(args: argparse.Namespace) -> Subject:
+def open_target(args: argparse.Namespace) -> EvaluationTarget:
     """What the flags say is measured."""
-    from tools import subjects
+    from tools import evaluation_targets as targets
 
-    if args.pictures:
-        return subjects.pictures_subject(args.pictures)
+    if args.images:
+        return targets.folder_target(args.images)
     if args.model:
-        return subjects.model_subject(args.model, args.device, args.seed, args.batch_size)
-    return subjects.checkpoint_subject(args.checkpoint, args.device, args.seed, args.batch_size)
+        return targets.exported_target(args.model, args.device, args.seed, args.batch_size)
+    return targets.checkpoint_target(args.checkpoint, args.device, args.seed, args.batch_size)
 
 
 def write(out: pathlib.Path | None, report: dict, drawing: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
     """Leave evaluate.json and nearest.png in `out`, or in the run folder, in its metrics.jsonl and in its report."""
-    from dcgan.evaluate.report import FILE_NAME
     from dcgan.files import write_json
     from dcgan.images import write_png
-    from dcgan.records import append_record
-    from dcgan.report import write_report
+    from dcgan.metrics.report import FILE_NAME
+    from dcgan.runs.records import append_record
+    from dcgan.runs.report import write_report
 
     folder = out or run_folder or OUT
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE_NAME, report)
     write_png(folder / "nearest.png", drawing)
-    step = report["subject"].get("step")
+    step = report["target"].get("step")
     if out is None and run_folder is not None and isinstance(step, int):
         append_record(run_folder / "metrics.jsonl", {"step": step, "evaluate": report})
         write_report(run_folder)
@@ -168,7 +168,7 @@ def text(report: Mapping[str, Any], changes: Mapping[str, float], out: pathlib.P
         lines.append(f"{name:<16}{value:10.4f}{change}  {MEANINGS.get(name, '')}".rstrip())
     protocol = dict(report["protocol"])
     features = protocol.pop("features")
-    lines += ["", "measured: " + ", ".join(f"{k} {v}" for k, v in report["subject"].items() if v is not None)]
+    lines += ["", "measured: " + ", ".join(f"{k} {v}" for k, v in report["target"].items() if v is not None)]
     lines += ["protocol: " + ", ".join(f"{k} {v}" for k, v in protocol.items())]
     if features:
         lines += ["features: " + ", ".join(f"{k} {v}" for k, v in features.items())]
@@ -181,9 +181,9 @@ def next_step(model: str | None, report: Mapping[str, Any]) -> str:
     path = pathlib.Path(model or "", "generator-uint8.onnx")
     if not model or not path.is_file():
         return ""
-    n, size = report["protocol"]["n_generated"], report["subject"]["latent_dim"]
+    n, size = report["protocol"]["n_generated"], report["target"]["latent_dim"]
     return (
-        "\n\ntorch-fidelity measures the same model (real pictures: --save-real REAL):\n"
+        "\n\ntorch-fidelity measures the same model (real images: --save-real REAL):\n"
         f"  fidelity --cpu --fid --kid --input1 {shlex.quote(str(path))} --input1-model-z-type normal "
         f"--input1-model-z-size {size} --input1-model-num-samples {n} --input2 REAL"
     )

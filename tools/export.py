@@ -11,7 +11,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dcgan.commands import command
+from dcgan.environment import command
 from tools.console import add_log_level, run, start_logging
 
 EXAMPLES = """examples:
@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   python tools/export.py --format all --network both --checkpoint work/train/00000-cartoon
   # a page for any browser -> work/web, and the same as one file that opens by double click
   python tools/export.py --format web --single-file
-  # torch-fidelity's form of a generator: z -> uint8 pictures
+  # torch-fidelity's form of a generator: z -> uint8 images
   python tools/export.py --format onnx --uint8
 
 exit codes: 0 exported and proven; 1 not, and the last export is untouched; 2 wrong usage
@@ -57,15 +57,16 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: ONNX only (default: fp32)")
     flags.add_argument("--opset", type=int, default=17, help="ONNX operator set, 13 to 21 (default: 17)")
     flags.add_argument(
+        "--precise-bn",
         "--calibrate",
         type=int,
         default=8,
         metavar="N",
-        help="re-estimate BatchNorm over N batches of 64 latents; 0: keep training's statistics (default: 8)",
+        help="re-estimate BatchNorm statistics over N batches of 64 latents; 0: keep those of training (default: 8)",
     )
-    flags.add_argument("--uint8", action="store_true", help="also write generator-uint8.onnx: z -> uint8 pictures")
+    flags.add_argument("--uint8", action="store_true", help="also write generator-uint8.onnx: z -> uint8 images")
     flags.add_argument("--single-file", action="store_true", help="with --format web: also write playground.html")
-    flags.add_argument("--bisect", action="store_true", help="on a breach, name the first layer that differs")
+    flags.add_argument("--bisect", action="store_true", help=argparse.SUPPRESS)  # always done since; kept for scripts
     flags.add_argument(
         "--device",
         default="cpu",
@@ -80,31 +81,30 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     start_logging(args.log_level)
 
-    from dcgan.quiet import import_paddle
+    from dcgan.environment import import_paddle
 
     import_paddle()
-    from export.exporter import OUT, OUT_WEB, Wish, export, export_params
+    from export.exporter import OUT, OUT_WEB, ExportConfig, export, export_params
 
     out = args.out or (OUT_WEB if args.format == "web" else OUT)
 
-    wish = Wish(
+    config = ExportConfig(
         checkpoint=args.checkpoint,
         formats=FORMATS[args.format],
         networks=NETWORKS[args.network],
         precision=args.precision,
         opset=args.opset,
-        calibrate=args.calibrate,
+        precise_bn=args.precise_bn,
         uint8=args.uint8,
         single_file=args.single_file,
-        bisect=args.bisect,
         device=args.device,
     )
     if args.format == "params":
-        path = export_params(out, wish)
+        path = export_params(out, config)
         print(json.dumps({"path": str(path)}) if args.json else path)
         return 0
     started = time.monotonic()
-    export(out, wish)
+    export(out, config)
     content = json.loads((out / "manifest.json").read_text("utf-8"))
     print(json.dumps(content) if args.json else report(content, out, time.monotonic() - started))
     return 0

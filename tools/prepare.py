@@ -1,4 +1,4 @@
-"""Pack pictures once, for training and evaluation: FILE.npy (uint8 [N, 3, S, S]) and a FILE.json that describes it."""
+"""Pack images once, for training and evaluation: FILE.npy (uint8 [N, 3, S, S]) and a FILE.json that describes it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tools.console import add_log_level, run, start_logging
 EXAMPLES = """examples:
   # CelebA at 64 x 64, read from its .zip in place
   python tools/prepare.py --data work/img_align_celeba.zip --out work/celeba-64.npy
-  # your own pictures at 128 x 128, cut from the middle
-  python tools/prepare.py --data ~/pictures --out work/mine-128.npy --image-size 128 --crop center
+  # your own images at 128 x 128, cut from the middle
+  python tools/prepare.py --data ~/images --out work/mine-128.npy --image-size 128 --crop center
 """
 
 
@@ -26,16 +26,16 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("--data", required=True, metavar="SRC", help="a folder of pictures, a .zip, or cartoon[:COUNT]")
+    flags.add_argument("--data", required=True, metavar="SRC", help="a folder of images, a .zip, or cartoon[:COUNT]")
     flags.add_argument("--out", required=True, metavar="FILE.npy", type=pathlib.Path, help="reused if it still matches")
     flags.add_argument("--image-size", type=int, default=64, metavar="S", help="height = width, pixels (default: 64)")
     flags.add_argument(
         "--crop",
         default="tutorial",
-        help="tutorial (0,10 at 64 pixels: CelebA's faces), center, or X,Y in pixels of the resized picture; "
-        "moved inside the picture where needed (default: tutorial)",
+        help="tutorial (0,10 at 64 pixels: CelebA's faces), center, or X,Y in pixels of the resized image; "
+        "moved inside the image where needed (default: tutorial)",
     )
-    flags.add_argument("--seed", type=int, default=0, help="of the drawn faces (default: 0)")
+    flags.add_argument("--seed", type=int, default=0, help="of the synthetic faces (default: 0)")
     flags.add_argument("--workers", type=int, default=0, help="threads; 0: one for each core (default: 0)")
     limits = flags.add_argument_group("limits, against hostile files")
     for name, text in LIMITS.items():
@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 LIMITS = {
-    "max_pixels": "width x height of one picture",
-    "max_file_bytes": "size of one picture file, unpacked",
+    "max_pixels": "width x height of one image",
+    "max_file_bytes": "size of one image file, unpacked",
     "max_zip_ratio": "unpacked to packed size of one archive entry of more than 1 MiB",
 }
 
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-SENTENCE = "{path}: {count} pictures of {image_size} x {image_size} ({megabytes:.1f} MB), {rejected} files left out"
+SENTENCE = "{path}: {count} images of {image_size} x {image_size} ({megabytes:.1f} MB), {rejected} files left out"
 
 
 def summary(packed: PackedData) -> dict:

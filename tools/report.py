@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dcgan.report import find_run, write_comparison, write_report
+from dcgan.runs.report import find_run, write_comparison, write_report
 from tools.console import add_log_level, run, start_logging
 
 EXAMPLES = """examples:

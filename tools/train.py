@@ -2,7 +2,7 @@
 """Train a DCGAN and leave a run folder with sample grids, loss curves, checkpoints and generator.params.
 
 examples:
-  python tools/train.py                                    drawn faces, about ten minutes on two CPU cores, no download
+  python tools/train.py                                    synthetic faces, five to ten minutes on two CPU cores
   python tools/train.py --data img_align_celeba.zip        CelebA, read from the archive as it is
   python tools/train.py --data photos/ --image-size 32 --epochs 50
   python tools/train.py --resume                           go on with the newest run
@@ -19,12 +19,12 @@ from typing import Any, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dcgan.commands import command
-from dcgan.config import PRESETS, TrainConfig, preset, read_config
+from dcgan.config import PRESETS, TrainConfig, preset, read_config, with_default_data
+from dcgan.environment import command
 from dcgan.errors import ProjectError
 from tools.console import add_log_level, run, start_logging
 
-NO_DATA = """No --data given, and no work/img_align_celeba(.zip): training on drawn faces, with --preset {preset}.
+NO_DATA = """No --data given, and no work/img_align_celeba(.zip): training on synthetic faces, with --preset {preset}.
 For CelebA get img_align_celeba.zip from mmlab.ie.cuhk.edu.hk/projects/CelebA.html and give its path to --data."""
 
 
@@ -78,35 +78,39 @@ def main(argv: Optional[list[str]] = None) -> int:
     if arguments["selftest_resume"] is not None:
         return _selftest(arguments["selftest_resume"], explicit.get("seed", 0))
 
-    from dcgan.quiet import import_paddle
+    from dcgan.environment import import_paddle
 
     import_paddle()
-    from dcgan import run as runs
-    from dcgan.distributed import join
+    from dcgan.distributed.process_group import init_process_group
+    from dcgan.dry_run import count_images, describe
+    from dcgan.train import train
 
-    world = join(explicit.get("device", TrainConfig.device))
-    config, found = _settings(arguments, explicit, runs) if world.is_writer else (None, None)
-    config = TrainConfig.from_mapping(world.share(config and config.to_json()))
+    process_group = init_process_group(explicit.get("device", TrainConfig.device))
+    config, found = _settings(arguments, explicit) if process_group.is_rank_zero else (None, None)
+    config = TrainConfig.from_mapping(process_group.broadcast(config and config.to_json()))
     if arguments["dry_run"]:
-        if world.is_writer:
-            print(runs.describe(config.validate(), runs.count_pictures(config), world.size))
-        world.leave()
+        if process_group.is_rank_zero:
+            print(describe(config.validate(), count_images(config), process_group.size))
+        process_group.shutdown()
         return 0
-    result = runs.train(config, found, sys.argv, world)
-    world.leave()
-    return _report(result) if world.is_writer else 128 + result.signal if result.signal else 0
+    result = train(config, found, sys.argv, process_group)
+    process_group.shutdown()
+    return _report(result) if process_group.is_rank_zero else 128 + result.signal if result.signal else 0
 
 
-def _settings(arguments: dict, explicit: dict, runs: Any) -> tuple:
+def _settings(arguments: dict, explicit: dict) -> tuple:
     """The config of the run, and the checkpoint to go on from or None."""
     if arguments["resume"] is not None:
         if arguments["preset"] or arguments["config"]:
             raise ProjectError("--resume takes its settings from the run: leave out --preset and --config")
-        found = runs.find_checkpoint(arguments["resume"] or explicit.get("out", TrainConfig.out))
+        from dcgan.resume import saved_config
+        from dcgan.runs.find_checkpoint import find_checkpoint
+
+        found = find_checkpoint(arguments["resume"] or explicit.get("out", TrainConfig.out))
         if "epochs" in explicit:
             explicit.setdefault("steps", 0)  # the latest word on the length of the run counts
-        return dataclasses.replace(runs.saved_config(found), **explicit), found
-    return _new_config(arguments, explicit, runs), None
+        return dataclasses.replace(saved_config(found), **explicit), found
+    return _new_config(arguments, explicit), None
 
 
 def _at_least_one(text: str) -> int:
@@ -129,12 +133,12 @@ def _selftest(kills: int, seed: int) -> int:
     return 1 if failures else 0
 
 
-def _new_config(arguments: dict, explicit: dict, runs: Any) -> TrainConfig:
+def _new_config(arguments: dict, explicit: dict) -> TrainConfig:
     """Settings of a new run: defaults, then preset, then --config, then explicit flags."""
     if arguments["preset"] and arguments["config"]:
         raise ProjectError("--preset and --config both set everything: give one of them, and flags for the rest")
     saved = read_config(arguments["config"]) if arguments["config"] else {}
-    asked = runs.with_default_data(TrainConfig.from_mapping({**saved, **explicit}))
+    asked = with_default_data(TrainConfig.from_mapping({**saved, **explicit}))
     name = arguments["preset"]
     if asked.data == "cartoon" and not explicit.get("data") and not saved.get("data"):
         name = name or "quick"

@@ -1,1 +1,1 @@
-"""From pictures anywhere to whole batches: sources, decoding, packing, drawn faces, the loader. Needs no Paddle."""
+"""From images anywhere to whole batches: sources, decoding, packing, synthetic faces, the loader. Needs no Paddle."""

@@ -1,6 +1,6 @@
-"""Bytes of a stranger's picture -> RGB pixels, whole or refused. JPEG, PNG, WebP and BMP; the name plays no part.
+"""Bytes of a stranger's image -> RGB pixels, whole or refused. JPEG, PNG, WebP and BMP; the name plays no part.
 
-OpenCV decodes; this file looks at the container first, because OpenCV alone takes half a JPEG for a picture (4.x),
+OpenCV decodes; this file looks at the container first, because OpenCV alone takes half a JPEG for an image (4.x),
 allocates whatever size a header names, and prints about damage on the screen instead of reporting it.
 """
 
@@ -26,8 +26,8 @@ from ..errors import DataError
 class Limits:
     """What a stranger's source may cost; what is beyond is refused by name. tools/prepare.py has a flag for each."""
 
-    max_pixels: int = 100_000_000  # width x height of one picture; decoding takes 6 to 16 bytes each
-    max_file_bytes: int = 256 * 2**20  # one picture file, unpacked
+    max_pixels: int = 100_000_000  # width x height of one image; decoding takes 6 to 16 bytes each
+    max_file_bytes: int = 256 * 2**20  # one image file, unpacked
     max_zip_ratio: int = 100  # unpacked to packed size of an archive entry of more than 1 MiB
 
 
@@ -46,11 +46,11 @@ class Header:
     is_progressive: bool = False  # JPEG
 
 
-def decode_picture(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+def decode_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """RGB pixels, uint8 [H, W, 3], of a whole JPEG, PNG, WebP or BMP file, turned upright as its EXIF orientation says.
 
     Grey and palette become RGB, 16 bits become 8, CMYK is converted, an alpha channel (PNG, WebP) is laid over white,
-    an animated PNG gives its still picture. Raises DataError, which does not know the file's name, for what is empty,
+    an animated PNG gives its still image. Raises DataError, which does not know the file's name, for what is empty,
     of another kind, truncated, damaged, an animated WebP, or beyond `limits`: sizes are checked before memory is taken.
     """
     if len(data) > limits.max_file_bytes:
@@ -61,12 +61,12 @@ def decode_picture(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     count = header.width * header.height
     if count > limits.max_pixels:
         raise beyond(f"{header.width} x {header.height} pixels", limits.max_pixels, "--max-pixels", count)
-    picture = _decode(header.pixels, header.has_alpha)
-    if picture.shape[:2] != (header.height, header.width):
+    image = _decode(header.pixels, header.has_alpha)
+    if image.shape[:2] != (header.height, header.width):
         raise DataError("damaged: its header and its content disagree about its size")
-    if data.startswith(_JPEG) and _lacks_content(header, picture):
-        raise DataError("truncated JPEG: the content ends before the picture does")
-    return np.ascontiguousarray(_upright(picture, header.orientation))
+    if data.startswith(_JPEG) and _lacks_content(header, image):
+        raise DataError("truncated JPEG: the content ends before the image does")
+    return np.ascontiguousarray(_upright(image, header.orientation))
 
 
 def beyond(what: str, limit: int, flag: str, needed: int) -> DataError:
@@ -76,7 +76,7 @@ def beyond(what: str, limit: int, flag: str, needed: int) -> DataError:
 
 
 def read_header(data: bytes) -> Header:
-    """Size, alpha and orientation of a picture file. Raises DataError if of another kind, or if its end is missing."""
+    """Size, alpha and orientation of an image file. Raises DataError if of another kind, or if its end is missing."""
     if not data:
         raise DataError("empty file")
     for magic, reader in ((_JPEG, _jpeg), (_PNG, _png), (b"RIFF", _webp), (b"BM", _bmp)):
@@ -85,23 +85,23 @@ def read_header(data: bytes) -> Header:
                 return reader(data)
             except (struct.error, IndexError):
                 raise DataError("truncated: the file ends too early") from None
-    raise DataError("not a JPEG, PNG, WebP or BMP picture")
+    raise DataError("not a JPEG, PNG, WebP or BMP image")
 
 
 def _decode(data: bytes, has_alpha: bool) -> np.ndarray:
     """RGB uint8 [H, W, 3] by OpenCV, not yet turned: which kinds it would turn depends on its version."""
     flags = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
-        picture = None
-    if picture is None:
+        image = None
+    if image is None:
         raise DataError("damaged: OpenCV cannot decode it")
-    if picture.ndim == 3 and picture.shape[2] == 4:
-        return _over_white(picture)
+    if image.ndim == 3 and image.shape[2] == 4:
+        return _over_white(image)
     if has_alpha:  # a transparent grey, say, that this OpenCV gives without its alpha
         return _decode(data, has_alpha=False)
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _over_white(bgra: np.ndarray) -> np.ndarray:
@@ -120,15 +120,15 @@ def _over_white(bgra: np.ndarray) -> np.ndarray:
 _BLOCK = 1 << 16  # pixels
 
 
-def _upright(picture: np.ndarray, orientation: int) -> np.ndarray:
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """The [H, W, 3] view turned by its EXIF orientation: 5 to 8 swap the axes, then 2..8 mirror some of them."""
     if orientation >= 5:
-        picture = picture.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
+        image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
-    return picture
+        image = image[::-1]
+    return image
 
 
 # --- containers: each reader walks to the end of its file, so that a truncated one is found whatever the decoder says
@@ -161,17 +161,17 @@ def _jpeg(data: bytes) -> Header:
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def _lacks_content(header: Header, picture: np.ndarray) -> bool:
+def _lacks_content(header: Header, image: np.ndarray) -> bool:
     """Whether a JPEG with an end marker has less content than its header promises: a file cut, then closed by a tool.
 
     libjpeg fills up with one colour where the content ends, and tells nobody but the screen. So where the last corner
-    is of one colour (one CelebA picture in 20; progressive ones: always), the file is decoded once more with other
-    bytes before its end marker: a whole picture never reads them.
+    is of one colour (one CelebA image in 20; progressive ones: always), the file is decoded once more with other
+    bytes before its end marker: a whole image never reads them.
     """
-    corner = picture[-1, -8:].tobytes()
+    corner = image[-1, -8:].tobytes()
     if not header.is_progressive and corner != corner[:3] * (len(corner) // 3):
         return False
-    return not np.array_equal(_decode(header.pixels[:-2] + _FILLER + header.pixels[-2:], has_alpha=False), picture)
+    return not np.array_equal(_decode(header.pixels[:-2] + _FILLER + header.pixels[-2:], has_alpha=False), image)
 
 
 _FILLER = bytes(range(255)) * 16  # begins with 0, so that an 0xff before it stays content
@@ -204,7 +204,7 @@ def _png(data: bytes) -> Header:
 def _webp(data: bytes) -> Header:
     size, form = struct.unpack_from("<I4s", data, 4)
     if form != b"WEBP":
-        raise DataError("not a JPEG, PNG, WebP or BMP picture")
+        raise DataError("not a JPEG, PNG, WebP or BMP image")
     if 8 + size > len(data):
         raise DataError("truncated WebP: the file is shorter than its header says")
     width = height = 0
@@ -214,7 +214,7 @@ def _webp(data: bytes) -> Header:
         body = data[position + 8 : position + 8 + length]
         if kind == b"VP8X":
             if body[0] & 2:
-                raise DataError("an animated WebP: a still picture is expected")
+                raise DataError("an animated WebP: a still image is expected")
             has_alpha, width, height = bool(body[0] & 16), _uint24(body, 4) + 1, _uint24(body, 7) + 1
         elif kind == b"VP8 " and not width:
             width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", body, 6))
@@ -272,7 +272,7 @@ _NOISE = (
 
 @contextlib.contextmanager
 def quiet_decoders() -> Iterator[TextIO]:
-    """Keep what the image libraries print about damaged pictures off the screen while the block runs.
+    """Keep what the image libraries print about damaged images off the screen while the block runs.
 
     libjpeg and libpng write to file descriptor 2 whatever OpenCV's log level is, so the descriptor itself is filtered,
     for the whole process: their lines are dropped, all others are passed on. Yields a text stream to the screen that is

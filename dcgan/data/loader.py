@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deploy.latents import bits, key, permutation
+from deploy.seeds import bits, key, permutation
 
 from ..images import to_float
 
@@ -24,11 +24,11 @@ class BatchLoader:
     """Iterating gives the batches of one epoch: lists of one float32 array [batch_size, 3, S, S] in [-1, 1].
 
     Args: images - uint8 [N, 3, S, S], may be memory-mapped; kept, not copied.  batch_size - at most N; the last,
-          smaller batch of an epoch is left out.  seed - sets the order and the mirroring.  flip - mirror each picture
+          smaller batch of an epoch is left out.  seed - sets the order and the mirroring.  flip - mirror each image
           left to right with probability 1/2.  prefetch - batches made ahead by a thread; 0: none, no thread.
           rank, processes - this is loader `rank` of `processes`: batch i of all of them together is what batch i of
-          one loader with `processes` times the batch size holds, and no picture comes twice in an epoch.
-    Raises ValueError when there are fewer pictures than one batch of all holds, or a batch holds none.
+          one loader with `processes` times the batch size holds, and no image comes twice in an epoch.
+    Raises ValueError when there are fewer images than one batch of all holds, or a batch holds none.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class BatchLoader:
             yield [batch]
 
 
-def batches_per_epoch(picture_count: int, batch_size: int) -> int:
-    """Whole batches in `picture_count` pictures. Raises ValueError if there is none."""
+def batches_per_epoch(image_count: int, batch_size: int) -> int:
+    """Whole batches in `image_count` images. Raises ValueError if there is none."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, received {batch_size}")
-    if batch_size > picture_count:
+    if batch_size > image_count:
         raise ValueError(
-            f"a batch of {batch_size} needs at least {batch_size} pictures, received {picture_count}. "
-            f"Give more pictures or a batch size of at most {picture_count}."
+            f"a batch of {batch_size} needs at least {batch_size} images, received {image_count}. "
+            f"Give more images or a batch size of at most {image_count}."
         )
-    return picture_count // batch_size
+    return image_count // batch_size
 
 
 def _ahead(items: Iterator, count: int) -> Iterator:

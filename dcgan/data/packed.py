@@ -1,4 +1,4 @@
-"""Packed pictures: one uint8 array [N, 3, S, S] in a .npy, and a JSON beside it that says what it is.
+"""Packed images: one uint8 array [N, 3, S, S] in a .npy, and a JSON beside it that says what it is.
 
 The JSON is a claim: it holds the digest of the pixels, and a packed file counts only while the two agree.
 """
@@ -12,7 +12,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ FORMAT, FORMAT_VERSION = "packed pictures", 1  # the version goes up when the sa
 
 @dataclass(frozen=True, eq=False)
 class PackedData:
-    """Pictures ready to be learned from. `images` is mapped from `path`, read only, never loaded as a whole."""
+    """Images ready to be learned from. `images` is mapped from `path`, read only, never loaded as a whole."""
 
     path: Path
     images: np.ndarray  # uint8 [N, 3, S, S], RGB, rows from top to bottom
@@ -34,9 +34,14 @@ class PackedData:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two packed files the same data for a resumed run; JSON values."""
+        return {"digest": self.digest, "count": len(self.images)}
+
 
 def is_packed(data: str) -> bool:
-    """Whether `data` names a packed file rather than a source of pictures."""
+    """Whether `data` names a packed file rather than a source of images."""
     return data.lower().endswith(".npy") and not Path(data).is_dir()
 
 

@@ -1,4 +1,4 @@
-"""Decode, crop and pack once: any source of pictures -> a packed file, reused for as long as nothing has changed.
+"""Decode, crop and pack once: any source of images -> a packed file, reused for as long as nothing has changed.
 
 A packed file is reused only while the fingerprint of the source, the settings and the digest of the pixels all hold,
 else it is prepared again: whatever happens at whatever moment, a JSON is never believed about other pixels.
@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..environment import thread_count
 from ..errors import DataError
 from ..files import PathLike, atomic_write, write_json
-from ..quiet import thread_count
 from .decode import DEFAULT_LIMITS, Limits, quiet_decoders
 from .packed import (
     FORMAT,
@@ -61,12 +61,12 @@ def prepare(
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> PackedData:
-    """Pack the pictures of `data` into `out` and its JSON, or reuse what is there if it still matches.
+    """Pack the images of `data` into `out` and its JSON, or reuse what is there if it still matches.
 
     Args: data - see `open_source`.  out - FILE.npy; its folder is made.  image_size - S, pixels.
-          crop - see `fit_picture`.  seed - of the drawn faces.  workers - threads; 0: one for each core.
-          progress - called with (done, total) after each picture; None: a bar on stderr if that is a terminal.
-    The result does not depend on `workers`. Memory: a few decoded pictures a thread. A file that is no picture is left
+          crop - see `fit_image`.  seed - of the synthetic faces.  workers - threads; 0: one for each core.
+          progress - called with (done, total) after each image; None: a bar on stderr if that is a terminal.
+    The result does not depend on `workers`. Memory: a few decoded images a thread. A file that is no image is left
     out, and named in the JSON and in a warning. Reuse reads the packed file once for its digest, about 1 GB/s.
     Raises DataError if nothing is usable, if the disk is or becomes full, or if `out` exists and is not ours to
     replace; ValueError for bad settings. Whatever is raised, Ctrl-C included, leaves `out` as it was.
@@ -98,32 +98,30 @@ def cached_packed(
         packed = open_packed(data)
         size = packed.images.shape[-1]
         if size != image_size:
-            raise DataError(f"{data} holds pictures of {size} pixels, not {image_size}: give --image-size {size}")
+            raise DataError(f"{data} holds images of {size} pixels, not {image_size}: give --image-size {size}")
         return packed
     out = Path(root) / _cache_name(data, image_size, crop, seed, limits)
     return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
 
 
-def fit_picture(
-    picture: np.ndarray, size: int, crop: str = "tutorial", max_pixels: int = Limits.max_pixels
-) -> np.ndarray:
+def fit_image(image: np.ndarray, size: int, crop: str = "tutorial", max_pixels: int = Limits.max_pixels) -> np.ndarray:
     """uint8 [S, S, 3] from uint8 [H, W, 3]: the short side becomes S = `size`, then S x S pixels are cut out.
 
     crop: `tutorial` - at the left, 10/64 of S below the top, as for CelebA's 64 x 78;  `center`;  `X,Y` - so many
-    pixels of the resized picture from its left and its top. Moved back inside where it would run out of the picture.
-    Shrinking averages areas, enlarging is bilinear. Raises DataError if the picture is so elongated that it would
+    pixels of the resized image from its left and its top. Moved back inside where it would run out of the image.
+    Shrinking averages areas, enlarging is bilinear. Raises DataError if the image is so elongated that it would
     become larger than `max_pixels`, ValueError for another `crop`.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     short = min(height, width)
     new_height, new_width = (max(size, round(side * size / short)) for side in (height, width))
     if new_height * new_width > max(max_pixels, size * size):
         raise DataError(f"too elongated: {width} x {height} pixels would become {new_width} x {new_height}")
     if short != size:
         how = cv2.INTER_AREA if short > size else cv2.INTER_LINEAR
-        picture = cv2.resize(picture, (new_width, new_height), interpolation=how)
+        image = cv2.resize(image, (new_width, new_height), interpolation=how)
     x, y = _crop_origin(crop, size, new_height, new_width)
-    return picture[y : y + size, x : x + size]
+    return image[y : y + size, x : x + size]
 
 
 def _crop_origin(crop: str, size: int, height: int, width: int) -> tuple[int, int]:
@@ -192,7 +190,7 @@ def _pack(
         with _reporting(progress, len(source)) as report:
             count, digest, rejected = _write_rows(stream, source, claim["settings"], workers, limits, report)
         if not count:
-            raise DataError(f"none of the {len(source)} files of {source.label} is a usable picture: {_told(rejected)}")
+            raise DataError(f"none of the {len(source)} files of {source.label} is a usable image: {_told(rejected)}")
         info = {
             **claim,
             "count": count,
@@ -232,12 +230,12 @@ def _write_rows(
 
     def row(i: int) -> bytes | str:
         try:
-            picture = fit_picture(source.picture(i), size, crop, limits.max_pixels)
+            image = fit_image(source.image(i), size, crop, limits.max_pixels)
         except DataError as error:
             return str(error)
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
-        return picture.transpose(2, 0, 1).tobytes()  # [3, S, S]
+        return image.transpose(2, 0, 1).tobytes()  # [3, S, S]
 
     count, digest, rejected = 0, hashlib.sha256(), []
     stream.write(npy_header(len(source), size))
@@ -257,8 +255,8 @@ def _write_rows(
     return count, digest.hexdigest(), rejected
 
 
-# Pictures a task. Each step by itself is short, and threads that hand one another the interpreter's lock for every
-# picture are slower together than one of them alone.
+# Images a task. Each step by itself is short, and threads that hand one another the interpreter's lock for every
+# image are slower together than one of them alone.
 _CHUNK = 32
 
 
@@ -289,7 +287,7 @@ def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
         if progress:
             yield progress
             return
-        with tqdm(total=total, desc="preparing", unit=" pictures", file=screen, disable=None) as bar:
+        with tqdm(total=total, desc="preparing", unit=" images", file=screen, disable=None) as bar:
             yield lambda done, total: bar.update()
 
 
@@ -328,4 +326,4 @@ def _cache_name(data: str, size: int, crop: str, seed: int, limits: Limits) -> s
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     name = "cartoon" if is_drawn else re.sub(r"\.zip$", "", os.path.basename(path), flags=re.IGNORECASE)
     stem = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:40]
-    return f"{stem or 'pictures'}-{size}-{digest[:8]}.npy"
+    return f"{stem or 'images'}-{size}-{digest[:8]}.npy"

@@ -1,6 +1,6 @@
-"""Where pictures come from: a folder, a .zip read in place, or the word `cartoon`. Each is a `Source`.
+"""Where images come from: a folder, a .zip read in place, or the word `cartoon`. Each is a `Source`.
 
-A source lists its candidates once, in an order that does not depend on the machine, and gives one decoded picture at a
+A source lists its candidates once, in an order that does not depend on the machine, and gives one decoded image at a
 time to any number of threads. Nothing is written here: names inside an archive are data, never paths.
 """
 
@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .cartoon import draw_face
-from .decode import DEFAULT_LIMITS, Limits, beyond, decode_picture
+from .decode import DEFAULT_LIMITS, Limits, beyond, decode_image
+from .synthetic_faces import draw_face
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 CARTOON_COUNT = 6000  # faces of plain `cartoon`
-ACCEPTED = "a folder of pictures, a .zip of them, a packed .npy, or the word cartoon (cartoon:COUNT)"
+ACCEPTED = "a folder of images, a .zip of them, a packed .npy, or the word cartoon (cartoon:COUNT)"
 
 
 class Source(abc.ABC):
-    """`len(source)` candidates, some of which may turn out not to be pictures. Close it, or use it in a `with`."""
+    """`len(source)` candidates, some of which may turn out not to be images. Close it, or use it in a `with`."""
 
     kind: str  # "folder", "zip" or "cartoon"
     label: str  # a short name for people and file names
@@ -42,12 +42,12 @@ class Source(abc.ABC):
         """Candidate i for people: a relative path without control characters, whatever the file is called."""
 
     @abc.abstractmethod
-    def picture(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> np.ndarray:
         """Candidate i as RGB uint8 [H, W, 3]; safe in several threads. Raises DataError or OSError with the reason."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A digest that changes when the source does, taken without reading the pictures."""
+        """A digest that changes when the source does, taken without reading the images."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to release
         """Release open files."""
@@ -62,7 +62,7 @@ class Source(abc.ABC):
 def open_source(data: str, limits: Limits = DEFAULT_LIMITS, seed: int = 0) -> Source:
     """The source that `data` names: a folder, a .zip, `cartoon` or `cartoon:COUNT` (drawn from `seed`).
 
-    Raises DataError if there is no such thing, if it is of another kind, or if no file in it is called like a picture.
+    Raises DataError if there is no such thing, if it is of another kind, or if no file in it is called like an image.
     """
     if data == "cartoon" or data.startswith("cartoon:"):
         return CartoonSource(data, seed)
@@ -76,12 +76,12 @@ def open_source(data: str, limits: Limits = DEFAULT_LIMITS, seed: int = 0) -> So
     if path.suffix.lower() == ".npy":
         raise DataError(f"{data} is packed already: give it to --data of training as it is")
     if path.suffix.lower() != ".zip":
-        raise DataError(f"{data} cannot be used as a source of pictures: expected {ACCEPTED}")
+        raise DataError(f"{data} cannot be used as a source of images: expected {ACCEPTED}")
     return ZipSource(path, limits)
 
 
 class FolderSource(Source):
-    """Pictures in a folder and the folders below it. Hidden ones are left out; links that lead outside are refused."""
+    """Images in a folder and the folders below it. Hidden ones are left out; links that lead outside are refused."""
 
     kind = "folder"
 
@@ -90,7 +90,7 @@ class FolderSource(Source):
         self._root = Path(os.path.realpath(root))
         self._names = _list_folder(self._root)
         if not self._names:
-            raise DataError(f"no pictures in folder {root}: searched it and the folders in it for {_SUFFIXES}")
+            raise DataError(f"no images in folder {root}: searched it and the folders in it for {_SUFFIXES}")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -98,11 +98,11 @@ class FolderSource(Source):
     def name(self, i: int) -> str:
         return _printable(self._names[i])
 
-    def picture(self, i: int) -> np.ndarray:
-        return decode_picture(self._read(self._path(i)), self._limits)
+    def image(self, i: int) -> np.ndarray:
+        return decode_image(self._read(self._path(i)), self._limits)
 
     def _path(self, i: int) -> str:
-        return os.path.join(self._root, self._names[i])  # Path's `/` takes as long as a tenth of decoding a picture
+        return os.path.join(self._root, self._names[i])  # Path's `/` takes as long as a tenth of decoding an image
 
     def _read(self, path: str) -> bytes:
         status = os.lstat(path)
@@ -130,7 +130,7 @@ class FolderSource(Source):
 
 
 class ZipSource(Source):
-    """Pictures in a .zip, unpacked one at a time in memory, never onto the disk."""
+    """Images in a .zip, unpacked one at a time in memory, never onto the disk."""
 
     kind = "zip"
 
@@ -142,12 +142,12 @@ class ZipSource(Source):
             if isinstance(error, OSError) and error.filename:  # it could not be opened
                 raise
             raise DataError(f"{path} is damaged or not a .zip ({error}): copy or fetch it again") from error
-        entries = (entry for entry in self._archive.infolist() if _is_picture(entry.filename))
+        entries = (entry for entry in self._archive.infolist() if _is_image(entry.filename))
         self._entries = sorted(entries, key=lambda entry: (entry.filename, entry.header_offset))
         self._lock = threading.Lock()  # one handle: a second one would read the directory of all entries again
         if not self._entries:
             self.close()
-            raise DataError(f"no pictures in {path}: searched it for {_SUFFIXES}")
+            raise DataError(f"no images in {path}: searched it for {_SUFFIXES}")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -155,8 +155,8 @@ class ZipSource(Source):
     def name(self, i: int) -> str:
         return _printable(self._entries[i].filename)
 
-    def picture(self, i: int) -> np.ndarray:
-        return decode_picture(self._read(self._entries[i]), self._limits)
+    def image(self, i: int) -> np.ndarray:
+        return decode_image(self._read(self._entries[i]), self._limits)
 
     def _read(self, entry: zipfile.ZipInfo) -> bytes:
         self._check(entry)
@@ -197,7 +197,7 @@ class ZipSource(Source):
 
 
 class CartoonSource(Source):
-    """Drawn faces: no files, the same on every start."""
+    """Synthetic faces: no files, the same on every start."""
 
     kind = label = "cartoon"
 
@@ -213,28 +213,28 @@ class CartoonSource(Source):
     def name(self, i: int) -> str:
         return f"cartoon-{i:06d}"
 
-    def picture(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> np.ndarray:
         return draw_face(i, self._seed)
 
     def fingerprint(self) -> str:
         """Of count, seed and the first face, which changes when the drawing does."""
-        return hashlib.sha256(b"%d %d " % (self._count, self._seed) + self.picture(0).tobytes()).hexdigest()
+        return hashlib.sha256(b"%d %d " % (self._count, self._seed) + self.image(0).tobytes()).hexdigest()
 
 
-_SUFFIXES = " ".join(PICTURE_SUFFIXES)
+_SUFFIXES = " ".join(IMAGE_SUFFIXES)
 _ZIP_ERRORS = (  # what Python's zipfile raises for hostile archives
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError,
 )  # fmt: skip
 
 
 def _list_folder(root: Path) -> list[str]:
-    """Sorted relative paths of all that is called like a picture, and of linked folders, which reading will refuse."""
+    """Sorted relative paths of all that is called like an image, and of linked folders, which reading will refuse."""
     names = []
     for folder, subfolders, files in os.walk(root, onerror=_raise):
         linked = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
         subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
         inside = Path(folder).relative_to(root)
-        names += [(inside / name).as_posix() for name in files if _is_picture(name)]
+        names += [(inside / name).as_posix() for name in files if _is_image(name)]
         names += [(inside / name).as_posix() for name in linked if not _is_hidden(name)]
     return sorted(names)
 
@@ -243,13 +243,13 @@ def _raise(error: OSError) -> None:
     raise error  # os.walk would leave out a folder that it cannot read
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     parts = name.split("/")
-    return parts[-1].lower().endswith(PICTURE_SUFFIXES) and not any(map(_is_hidden, parts))
+    return parts[-1].lower().endswith(IMAGE_SUFFIXES) and not any(map(_is_hidden, parts))
 
 
 def _is_hidden(part: str) -> bool:
-    """Whether this is something a system keeps for itself (.thumbnails, the `._x.jpg` of macOS), not a picture."""
+    """Whether this is something a system keeps for itself (.thumbnails, the `._x.jpg` of macOS), not an image."""
     return part == "__MACOSX" or part.startswith(".") and not part.startswith("..")
 
 

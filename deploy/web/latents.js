@@ -1,4 +1,4 @@
-// What a seed is, equal to deploy/latents.py to the bit (tests/deploy/test_latents.py compares them): 32-bit integer
+// What a seed is, equal to deploy/seeds.py to the bit (tests/deploy/test_seeds.py compares them): 32-bit integer
 // mixing makes a uniform number of (seed, index), the inverse of the normal distribution makes a normal one of that.
 // Only + - * / sqrt are used, which IEEE 754 rounds exactly; Math.log may differ between browsers.
 

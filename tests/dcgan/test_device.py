@@ -1,11 +1,13 @@
 import paddle
 import pytest
 
-from dcgan import device, quiet
-from dcgan.device import Precision, choose_device, choose_kernels, choose_precision
-from dcgan.networks import PADDLE_KERNELS
-from dcgan.onednn import OneDnnUnavailableError
-from dcgan.onednn.library import Processor
+from dcgan import device
+from dcgan import environment as quiet
+from dcgan.device import choose_device, choose_kernels
+from dcgan.networks.kernels import PADDLE_KERNELS
+from dcgan.networks.onednn import OneDnnUnavailableError
+from dcgan.networks.onednn.library import Processor
+from dcgan.training.precision import Precision, choose_precision
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Numbers become pictures without being turned, mirrored, colour-swapped or cut. PNG files are read back with PIL."""
+"""Numbers become images without being turned, mirrored, colour-swapped or cut. PNG files are read back with PIL."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_shape_is_kept_and_the_input_untouched():
 
 
 def cells(canvas: np.ndarray, n: int, columns: int, height: int, width: int, gap: int) -> list[np.ndarray]:
-    """The pictures of a grid, cut out one by one."""
+    """The images of a grid, cut out one by one."""
     found = []
     for i in range(n):
         y, x = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
@@ -65,7 +65,7 @@ def cells(canvas: np.ndarray, n: int, columns: int, height: int, width: int, gap
     ("n", "columns", "rows_and_columns"),
     [(1, None, (1, 1)), (2, None, (1, 2)), (5, None, (2, 3)), (100, None, (10, 10)), (7, 3, (3, 3)), (2, 8, (1, 2))],
 )
-def test_grid_places_pictures_row_by_row_unchanged(n, columns, rows_and_columns):
+def test_grid_places_images_row_by_row_unchanged(n, columns, rows_and_columns):
     images = np.random.default_rng(n).integers(0, 255, (n, 3, 4, 6), dtype=np.uint8)
     rows, across = rows_and_columns
     canvas = grid(images, columns, gap=2)
@@ -74,7 +74,7 @@ def test_grid_places_pictures_row_by_row_unchanged(n, columns, rows_and_columns)
     assert all(np.array_equal(a, b) for a, b in zip(cells(canvas, n, across, 4, 6, 2), images))
 
 
-def test_grid_is_white_between_and_beyond_the_pictures():
+def test_grid_is_white_between_and_beyond_the_images():
     canvas = grid(np.zeros((3, 3, 4, 4), np.uint8), columns=2, gap=1)
     assert (canvas == 0).sum() == 3 * 3 * 16
     assert set(np.unique(canvas)) == {0, 255}
@@ -92,11 +92,11 @@ def test_grid_without_gap_and_of_one_channel():
 
 @pytest.mark.parametrize("width", [60, 182, 662])
 @pytest.mark.parametrize("title", ["step 100", "epoch 12 batch 1500 D loss 0.6931 G loss 12.3456 " * 2, ""])
-def test_title_stands_above_the_unchanged_picture_and_fits(width, title):
-    picture = np.random.default_rng(1).integers(0, 256, (3, 9, width), dtype=np.uint8)
-    titled = with_title(picture, title)
+def test_title_stands_above_the_unchanged_image_and_fits(width, title):
+    image = np.random.default_rng(1).integers(0, 256, (3, 9, width), dtype=np.uint8)
+    titled = with_title(image, title)
     strip = titled[:, :-9]
-    assert np.array_equal(titled[:, -9:], picture)
+    assert np.array_equal(titled[:, -9:], image)
     assert titled.shape[2] == width and titled.dtype == np.uint8
     assert strip[:, :, :2].min() == strip[:, :, -2:].min() == 255
     assert (strip.min() == 255) == (not title)
@@ -120,7 +120,7 @@ def test_encoded_png_takes_any_memory_layout(corners):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(view)))).transpose(2, 0, 1), view)
 
 
-def test_failed_write_leaves_the_old_picture(tmp_path, corners, monkeypatch):
+def test_failed_write_leaves_the_old_image(tmp_path, corners, monkeypatch):
     write_png(tmp_path / "a.png", corners)
     before = (tmp_path / "a.png").read_bytes()
 

@@ -9,22 +9,22 @@ import paddle
 import pytest
 
 from dcgan import DCGAN
-from dcgan.augment import Chain, DiffAugment, InstanceNoise
 from dcgan.data.loader import BatchLoader
-from dcgan.engine import optimizer_tensors, tensors_of
+from dcgan.networks.batch_norm import precise_bn_latents
+from dcgan.training.augment import Chain, DiffAugment, InstanceNoise
+from dcgan.training.state import network_arrays, optimizer_arrays
 
 # Each with whatever makes it count in so short a run.
 LEVERS = {
     "diffaugment": {"diffaugment": "color,translation,cutout"},
     "diffaugment and noise": {"diffaugment": "translation", "instance_noise": 0.3, "noise_steps": 5},
-    "label smoothing": {"label_smoothing": 0.1},
     "two rates": {"lr_d": 1e-3},
     "warm-up and decay": {"lr_warmup": 3, "lr_decay": 0.5},
     "momentum": {"batch_norm_momentum": 0.9},
-    "spectral norm": {"spectral_norm": True, "d_steps": 1, "g_steps": 2},
+    "steps": {"d_steps": 1, "g_steps": 2},
     "r1": {"r1": 10.0, "r1_every": 2},
-    "r1 and spectral norm": {"spectral_norm": True, "r1": 1.0, "r1_every": 4, "diffaugment": "color"},
-    "measured statistics": {"ema": 0.0, "batch_norm_reestimate": True},
+    "r1 and augmentation": {"r1": 1.0, "r1_every": 4, "diffaugment": "color"},
+    "measured statistics": {"ema": 0.0, "precise_bn": True},
 }
 
 
@@ -42,11 +42,11 @@ def build(tiny_config):
 
 def everything(model):
     """All that a run is made of, as arrays by name."""
-    found = {"picture": model.generate(0)}
+    found = {"image": model.generate(0)}
     for name, network in model._networks().items():
-        found.update({f"{name}/{k}": v for k, v in tensors_of(network).items()})
+        found.update({f"{name}/{k}": v for k, v in network_arrays(network).items()})
     for name, optimizer in model._optimizers().items():
-        found.update({f"{name}!{k}": v for k, v in optimizer_tensors(optimizer, getattr(model, name)).items()})
+        found.update({f"{name}!{k}": v for k, v in optimizer_arrays(optimizer, getattr(model, name)).items()})
     return found
 
 
@@ -55,20 +55,20 @@ def changed(a, b):
     return [name for name in a if a[name].tobytes() != b[name].tobytes()]
 
 
-def trained(model, pictures, epochs=1):
-    model.fit(BatchLoader(pictures, 8, seed=3), epochs=epochs, verbose=0)
+def trained(model, images, epochs=1):
+    model.fit(BatchLoader(images, 8, seed=3), epochs=epochs, verbose=0)
     return model
 
 
 @pytest.mark.parametrize("lever", LEVERS)
-def test_a_resumed_run_with_this_lever_ends_in_the_same_bits_and_the_lever_counts(build, pictures, tmp_path, lever):
+def test_a_resumed_run_with_this_lever_ends_in_the_same_bits_and_the_lever_counts(build, images, tmp_path, lever):
     settings = LEVERS[lever]
-    straight = everything(trained(build(**settings), pictures, epochs=2))
-    trained(build(**settings), pictures).save(tmp_path / "c")
+    straight = everything(trained(build(**settings), images, epochs=2))
+    trained(build(**settings), images).save(tmp_path / "c")
     second = build(**settings)
     second.load(tmp_path / "c")
-    assert changed(straight, everything(trained(second, pictures))) == []
-    bare = everything(trained(build(ema=settings.get("ema", 0.9)), pictures, epochs=2))
+    assert changed(straight, everything(trained(second, images))) == []
+    bare = everything(trained(build(ema=settings.get("ema", 0.9)), images, epochs=2))
     assert any(not np.array_equal(straight[name], bare[name]) for name in straight.keys() & bare.keys())
 
 
@@ -79,7 +79,7 @@ def test_two_rates_belong_to_their_networks(build):
     assert model.generator_optimizer.get_lr() == model.discriminator_optimizer.get_lr() == 1e-4
 
 
-def test_decaying_rates_are_those_of_the_step_and_keep_their_ratio(build, pictures):
+def test_decaying_rates_are_those_of_the_step_and_keep_their_ratio(build, images):
     model = build(lr=1e-3, lr_d=2e-3, lr_decay=1.0)
     seen = []
 
@@ -89,21 +89,21 @@ def test_decaying_rates_are_those_of_the_step_and_keep_their_ratio(build, pictur
             # as the optimizer's kernels read it, not as get_lr() says it is
             seen.append([float(optimizer._global_learning_rate()) for optimizer in both])
 
-    model.fit(BatchLoader(pictures, 8), epochs=2, verbose=0, callbacks=[Look()])
+    model.fit(BatchLoader(images, 8), epochs=2, verbose=0, callbacks=[Look()])
     expected = [[1e-3 * (6 - step) / 6, 2e-3 * (6 - step) / 6] for step in range(6)]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
 
-def test_with_adam_a_first_step_moves_weights_by_the_learning_rate(build, pictures):
+def test_with_adam_a_first_step_moves_weights_by_the_learning_rate(build, images):
     model = build(lr=1e-3, lr_d=3e-3, lr_warmup=4)
-    before = tensors_of(model.generator)["conv_1.weight"], tensors_of(model.discriminator)["conv_1.weight"]
-    model.train_batch([pictures[:8].astype(np.float32) / 127.5 - 1])
-    after = tensors_of(model.generator)["conv_1.weight"], tensors_of(model.discriminator)["conv_1.weight"]
+    before = network_arrays(model.generator)["conv_1.weight"], network_arrays(model.discriminator)["conv_1.weight"]
+    model.train_batch([images[:8].astype(np.float32) / 127.5 - 1])
+    after = network_arrays(model.generator)["conv_1.weight"], network_arrays(model.discriminator)["conv_1.weight"]
     moves = [np.median(np.abs(b - a)) for a, b in zip(before, after)]
     np.testing.assert_allclose(moves, [0.25e-3, 0.75e-3], rtol=0.01)
 
 
-def test_momentum_is_the_share_that_both_networks_keep(build, pictures):
+def test_momentum_is_the_share_that_both_networks_keep(build, images):
     model = build(batch_norm_momentum=0.5)
     layers = [layer for net in (model.generator, model.discriminator) for layer in net.sublayers()]
     kept = [layer._momentum for layer in layers if isinstance(layer, paddle.nn.BatchNorm2D)]
@@ -116,19 +116,21 @@ def test_augmentation_and_noise_are_chained_in_this_order(build):
     assert build().augment is None and build().schedule is None
 
 
-def test_real_pictures_fakes_and_the_generators_fakes_are_augmented_with_draws_of_their_own(build, monkeypatch):
+def test_real_images_fake_images_and_the_generators_fake_images_are_augmented_with_draws_of_their_own(
+    build, monkeypatch
+):
     model = build(diffaugment="color")
     seen = []
     model.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
-    monkeypatch.setattr(model, "_fakes", lambda count: paddle.zeros([count, 3, 16, 16]))
+    monkeypatch.setattr(model, "_fake_images", lambda count: paddle.zeros([count, 3, 16, 16]))
     model.train_batch([np.zeros([8, 3, 16, 16], np.float32)])
     assert len(seen) == 3
-    levels = np.concatenate([batch[:, 0, 0, 0] for batch in seen])  # a grey picture shows its brightness
+    levels = np.concatenate([batch[:, 0, 0, 0] for batch in seen])  # a grey image shows its brightness
     assert len(np.unique(levels)) == 24
 
 
 def test_gradient_of_the_generator_goes_through_the_augmentation(build):
-    """Cutout leaves no gradient where it cut, and what is left is a gradient at the picture."""
+    """Cutout leaves no gradient where it cut, and what is left is a gradient at the image."""
     model = build(diffaugment="cutout")
     fake = paddle.zeros([8, 3, 16, 16])
     fake.stop_gradient = False
@@ -140,16 +142,16 @@ def test_gradient_of_the_generator_goes_through_the_augmentation(build):
     assert (fake.grad.numpy()[cut] == 0).all() and (fake.grad.numpy()[~cut] != 0).mean() > 0.9
 
 
-def test_measured_statistics_of_the_live_generator_are_those_of_its_own_weights(build, pictures):
-    model = trained(build(ema=0.0, batch_norm_reestimate=True), pictures)
+def test_measured_statistics_of_the_live_generator_are_those_of_its_own_weights(build, images):
+    model = trained(build(ema=0.0, precise_bn=True), images)
     own = model.generator.bn_1._mean.numpy()
     model.generate(0)
-    z = paddle.to_tensor(model._latents(range(256)).reshape([256, -1, 1, 1]))
+    z = paddle.to_tensor(precise_bn_latents(8)).unsqueeze([2, 3])
     with paddle.no_grad():
         expected = model.generator.conv_1(z).numpy().astype(np.float64).mean(axis=(0, 2, 3))
     np.testing.assert_allclose(model.generator.bn_1._mean.numpy(), expected, rtol=1e-4, atol=1e-7)
     assert not np.allclose(own, expected, rtol=1e-3)
-    bare = trained(build(ema=0.0), pictures)
+    bare = trained(build(ema=0.0), images)
     kept = bare.generator.bn_1._mean.numpy()
     bare.generate(0)
     assert np.array_equal(kept, bare.generator.bn_1._mean.numpy())

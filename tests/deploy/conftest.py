@@ -1,4 +1,4 @@
-"""A tiny export folder whose pictures numpy can compute: one transposed convolution and a tanh."""
+"""A tiny export folder whose images numpy can compute: one transposed convolution and a tanh."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.latents import bits, latents
 from deploy.manifest import Manifest, ModelEntry, describe_files, read_manifest, write_manifest
+from deploy.seeds import bits, latents
 
 LATENT_DIM, SIZE = 8, 16
 
@@ -26,17 +26,17 @@ class TinyExport:
         self.weights = random.reshape(LATENT_DIM, 3, SIZE, SIZE).astype(np.float32)
         (folder / "generator.onnx").write_bytes(generator_bytes(self.weights))
         (folder / "discriminator.onnx").write_bytes(discriminator_bytes())
-        pictures = self.expected(range(10)).astype(np.float32)
-        np.savez(folder / "reference.npz", seeds=np.arange(10, dtype=np.uint32), images=pictures)
+        images = self.expected(range(10)).astype(np.float32)
+        np.savez(folder / "reference.npz", seeds=np.arange(10, dtype=np.uint32), images=images)
         models = (
             ModelEntry("generator", "onnx", ("generator.onnx",), opset=17, ir_version=8),
             ModelEntry("discriminator", "onnx", ("discriminator.onnx",), opset=17, ir_version=8),
         )
-        self.write(models=models, parity={"reference": self.reference(pictures)})
+        self.write(models=models, parity={"reference": self.reference(images)})
 
     @staticmethod
-    def reference(pictures: np.ndarray) -> dict:
-        levels = np.rint((pictures + 1) * 127.5).astype(np.uint8)
+    def reference(images: np.ndarray) -> dict:
+        levels = np.rint((images + 1) * 127.5).astype(np.uint8)
         digest = hashlib.sha256(levels.tobytes()).hexdigest()
         return {"file": "reference.npz", "seeds": list(range(10)), "sha256_uint8": digest}
 
@@ -55,7 +55,7 @@ class TinyExport:
         self.write()
 
     def expected(self, seeds) -> np.ndarray:
-        """The pictures in float64, without any runtime: a 1x1 input of a transposed convolution scales its kernel."""
+        """The images in float64, without any runtime: a 1x1 input of a transposed convolution scales its kernel."""
         z = latents(list(seeds), LATENT_DIM).astype(np.float64)
         return np.tanh(np.einsum("ni,ichw->nchw", z, self.weights.astype(np.float64)))
 
@@ -84,7 +84,7 @@ def generator_bytes(weights, name="z", out="image", batch="batch", tail=(3, SIZE
 
 
 def discriminator_bytes() -> bytes:
-    """logit = 5 x mean of the picture."""
+    """logit = 5 x mean of the image."""
     weights = np.full((3 * SIZE * SIZE, 1), 5 / (3 * SIZE * SIZE), np.float32)
     nodes = [helper.make_node("Flatten", ["image"], ["x"]), helper.make_node("MatMul", ["x", "w"], ["logit"])]
     constants = [numpy_helper.from_array(weights, "w")]

@@ -77,8 +77,8 @@ def test_a_box_without_numpy_is_told_what_to_install(alone):
 def test_the_library_is_what_the_readme_says(alone):
     script = (
         "from deploy.runtimes import load_generator\n"
-        "pictures = load_generator('work/export').generate(seeds=[1, 2, 3])\n"
-        "print(pictures.dtype, pictures.shape)"
+        "images = load_generator('work/export').generate(seeds=[1, 2, 3])\n"
+        "print(images.dtype, images.shape)"
     )
     done = python("-c", script, cwd=alone)
     assert (done.stdout, done.stderr) == ("float32 (3, 3, 16, 16)\n", "")
@@ -106,7 +106,7 @@ def test_paddle_says_nothing_to_the_user(alone, export):
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         done = subprocess.run(command, cwd=alone, env=environment, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, "")
-        assert "2 pictures in" in done.stdout and "(paddle, cpu)" in done.stdout
+        assert "2 images in" in done.stdout and "(paddle, cpu)" in done.stdout
         shutil.rmtree(alone / "work/generate")
 
 
@@ -131,6 +131,6 @@ def test_imports_are_the_standard_library_numpy_and_opencv(path):
     assert imported(ast.parse(path.read_text(encoding="utf-8"))) <= ALLOWED | standard
 
 
-@pytest.mark.parametrize("name", ["manifest.py", "files.py", "seeds.py"])
+@pytest.mark.parametrize("name", ["manifest.py", "files.py", "seed_ranges.py"])
 def test_the_contract_needs_the_standard_library_only(name):
     assert not imported(ast.parse((DEPLOY / name).read_text(encoding="utf-8"))) & {"numpy", "cv2"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from deploy import generate, images
-from deploy.generate import write_pictures
+from deploy.generate import write_images
 from deploy.manifest import ModelError
 from deploy.runtimes import load_discriminator, load_generator
-from deploy.seeds import Seeds
+from deploy.seed_ranges import Seeds
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def count_runs(generator, monkeypatch) -> list:
     return asked
 
 
-def test_every_seed_becomes_its_picture_under_its_name(export, generator, out):
+def test_every_seed_becomes_its_image_under_its_name(export, generator, out):
     seeds = Seeds.parse("7,0,1000000-1000002")
-    written, scores = write_pictures(generator, seeds, out, batch_size=2)
+    written, scores = write_images(generator, seeds, out, batch_size=2)
     assert written == 5 and scores is None
     names = ["seed-000007.png", "seed-000000.png", *(f"seed-100000{i}.png" for i in range(3))]
     assert {path.name for path in out.iterdir()} == {*names, "grid.png"}
@@ -53,23 +53,23 @@ def test_every_seed_becomes_its_picture_under_its_name(export, generator, out):
 
 
 def test_no_grid_if_not_wanted_and_never_more_than_100_in_it(generator, out):
-    write_pictures(generator, Seeds(range(3)), out, with_grid=False)
+    write_images(generator, Seeds(range(3)), out, with_grid=False)
     assert not (out / "grid.png").exists()
-    write_pictures(generator, Seeds(range(103)), out)
+    write_images(generator, Seeds(range(103)), out)
     assert pixels(out / "grid.png").shape == (3, 10 * 18 + 2, 10 * 18 + 2)
 
 
-def test_pictures_that_are_there_are_neither_made_nor_touched(generator, out, monkeypatch):
-    write_pictures(generator, Seeds(range(40)), out, with_grid=False)
+def test_images_that_are_there_are_neither_made_nor_touched(generator, out, monkeypatch):
+    write_images(generator, Seeds(range(40)), out, with_grid=False)
     before = stamps(out)
     asked = count_runs(generator, monkeypatch)
-    assert write_pictures(generator, Seeds(range(40)), out, with_grid=False)[0] == 0
+    assert write_images(generator, Seeds(range(40)), out, with_grid=False)[0] == 0
     assert asked == [] and stamps(out) == before
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_what_is_missing_or_cut_short_is_made_again_and_nothing_else(generator, out, monkeypatch, suffix):
-    write_pictures(generator, Seeds(range(10)), out, suffix=suffix, with_grid=False)
+    write_images(generator, Seeds(range(10)), out, suffix=suffix, with_grid=False)
     original = {path.name: path.read_bytes() for path in out.iterdir()}
     before = stamps(out)
     (out / f"seed-000003{suffix}").unlink()
@@ -78,56 +78,56 @@ def test_what_is_missing_or_cut_short_is_made_again_and_nothing_else(generator, 
     (out / f"seed-000006{suffix}").write_bytes(b"")
     (out / f"seed-000008{suffix}").write_bytes((out / f"seed-000009{suffix}").read_bytes())  # another seed's
     asked = count_runs(generator, monkeypatch)
-    written, _ = write_pictures(generator, Seeds(range(10)), out, suffix=suffix, with_grid=False, batch_size=4)
+    written, _ = write_images(generator, Seeds(range(10)), out, suffix=suffix, with_grid=False, batch_size=4)
     assert written == 4 and asked == [[3, 5, 6, 8]]
     assert {path.name: path.read_bytes() for path in out.iterdir()} == original
     after = stamps(out)
     assert {name for name in after if after[name] != before[name]} == {f"seed-00000{i}{suffix}" for i in (3, 5, 6, 8)}
 
 
-def test_the_grid_needs_its_pictures_again_but_whole_files_stay(generator, out):
-    write_pictures(generator, Seeds(range(5)), out)
+def test_the_grid_needs_its_images_again_but_whole_files_stay(generator, out):
+    write_images(generator, Seeds(range(5)), out)
     before = stamps(out)
     (out / "grid.png").unlink()
-    assert write_pictures(generator, Seeds(range(5)), out)[0] == 0
+    assert write_images(generator, Seeds(range(5)), out)[0] == 0
     after = stamps(out)
     assert {name for name in after if after[name] != before[name]} == {"grid.png"}
 
 
-def test_pictures_of_another_model_are_replaced(export, generator, out, make_generator):
-    write_pictures(generator, Seeds(range(3)), out)
+def test_images_of_another_model_are_replaced(export, generator, out, make_generator):
+    write_images(generator, Seeds(range(3)), out)
     export.weights = export.weights[::-1].copy()
     export.replace_generator(make_generator(export.weights))
-    written, _ = write_pictures(load_generator(export.folder), Seeds(range(3)), out)
+    written, _ = write_images(load_generator(export.folder), Seeds(range(3)), out)
     assert written == 3
     assert np.abs(pixels(out / "seed-000002.png").astype(int) - export.expected_levels(2)).max() <= 1
 
 
-def test_pictures_do_not_depend_on_the_batch_size(generator, tmp_path):
+def test_images_do_not_depend_on_the_batch_size(generator, tmp_path):
     contents = []
     for batch_size in (1, 3, 32):
-        write_pictures(generator, Seeds(range(7)), tmp_path / str(batch_size), batch_size=batch_size)
+        write_images(generator, Seeds(range(7)), tmp_path / str(batch_size), batch_size=batch_size)
         contents.append({p.name: pixels(p) for p in (tmp_path / str(batch_size)).iterdir()})
     for other in contents[1:]:
         assert all(np.array_equal(other[name], contents[0][name]) for name in contents[0])
 
 
-def test_npz_holds_pictures_and_seeds_and_needs_no_pickle(export, generator, out):
+def test_npz_holds_images_and_seeds_and_needs_no_pickle(export, generator, out):
     seeds = Seeds.parse("5,9-20,3")
-    assert write_pictures(generator, seeds, out, suffix=".npz", batch_size=4)[0] == 14
+    assert write_images(generator, seeds, out, suffix=".npz", batch_size=4)[0] == 14
     assert {path.name for path in out.iterdir()} == {"images.npz", "grid.png"}
     with np.load(out / "images.npz", allow_pickle=False) as arrays:
         assert arrays["images"].dtype == np.uint8 and arrays["images"].shape == (14, 3, 16, 16)
         assert arrays["seeds"].dtype == np.uint32 and arrays["seeds"].tolist() == list(seeds)
-        for seed, picture in zip(arrays["seeds"], arrays["images"]):
-            assert np.abs(picture.astype(int) - export.expected_levels(int(seed))).max() <= 1
+        for seed, image in zip(arrays["seeds"], arrays["images"]):
+            assert np.abs(image.astype(int) - export.expected_levels(int(seed))).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".png", ".npz"])
-def test_scores_of_every_picture_by_seed(export, generator, out, suffix):
+def test_scores_of_every_image_by_seed(export, generator, out, suffix):
     seeds = Seeds.parse("12,0-9")
     for _ in range(2):  # the second time most files are there; the scores are complete all the same
-        _, scores = write_pictures(
+        _, scores = write_images(
             generator, seeds, out, suffix=suffix, batch_size=4, discriminator=load_discriminator(export.folder)
         )
         found = json.loads((out / "scores.json").read_text())
@@ -155,12 +155,12 @@ def test_memory_is_bounded_however_slow_the_disk_is(generator, out, monkeypatch)
 
     snapshot: list = []
     monkeypatch.setattr(generator, "generate", counted)
-    assert write_pictures(generator, Seeds(range(40)), out, batch_size=2, with_grid=False)[0] == 40
+    assert write_images(generator, Seeds(range(40)), out, batch_size=2, with_grid=False)[0] == 40
     assert snapshot == [5] and len(made) == 20
 
 
 def test_seeds_are_taken_as_they_are_needed(generator, out, monkeypatch):
-    """A million seeds are not listed, checked or kept before the first picture is made."""
+    """A million seeds are not listed, checked or kept before the first image is made."""
     taken = []
 
     class Watched(Seeds):
@@ -174,22 +174,22 @@ def test_seeds_are_taken_as_they_are_needed(generator, out, monkeypatch):
 
     monkeypatch.setattr(generator, "generate", stop)
     with pytest.raises(KeyboardInterrupt):
-        write_pictures(generator, Watched(range(1_000_000)), out, batch_size=8)
+        write_images(generator, Watched(range(1_000_000)), out, batch_size=8)
     assert len(taken) <= 9
 
 
 def test_a_writer_that_fails_ends_the_run_and_leaves_whole_files_only(generator, out, monkeypatch):
     encode = images.encode
 
-    def fail_later(picture, suffix, comment):
+    def fail_later(image, suffix, comment):
         if comment.startswith("seed 20,"):
             raise OSError(28, "No space left on device")
-        return encode(picture, suffix, comment)
+        return encode(image, suffix, comment)
 
     monkeypatch.setattr(images, "encode", fail_later)
     asked = count_runs(generator, monkeypatch)
     with pytest.raises(OSError, match="No space left"):
-        write_pictures(generator, Seeds(range(100_000)), out, batch_size=4, with_grid=False)
+        write_images(generator, Seeds(range(100_000)), out, batch_size=4, with_grid=False)
     assert len(asked) < 100
     check_whole(out, generator)
 
@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_whole_files_and_no_traces(generator, out, export, m
 
     monkeypatch.setattr(generator, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_pictures(generator, Seeds(range(100)), out, batch_size=4, discriminator=load_discriminator(export.folder))
+        write_images(generator, Seeds(range(100)), out, batch_size=4, discriminator=load_discriminator(export.folder))
     check_whole(out, generator)
     assert not (out / "scores.json").exists() and not (out / "grid.png").exists()
 
@@ -217,7 +217,7 @@ def check_whole(out, generator) -> None:
 
 
 def test_a_failing_model_leaves_the_last_npz(generator, out, monkeypatch):
-    write_pictures(generator, Seeds(range(3)), out, suffix=".npz", with_grid=False)
+    write_images(generator, Seeds(range(3)), out, suffix=".npz", with_grid=False)
     before = stamps(out)
 
     def fail(seeds, size):
@@ -225,5 +225,5 @@ def test_a_failing_model_leaves_the_last_npz(generator, out, monkeypatch):
 
     monkeypatch.setattr(generator, "generate", fail)
     with pytest.raises(ModelError):
-        write_pictures(generator, Seeds(range(9)), out, suffix=".npz", with_grid=False)
+        write_images(generator, Seeds(range(9)), out, suffix=".npz", with_grid=False)
     assert stamps(out) == before

@@ -74,8 +74,8 @@ def test_mutated_manifests_are_refused_in_one_sentence_or_still_describe_the_sam
             path.write_text(json.dumps(mutated_value(json.loads(original), rng)))
         said = answer(export.folder)
         if said is None:
-            pictures = load_generator(export.folder, backend="onnxruntime").generate([1, 2])
-            np.testing.assert_allclose(pictures, expected, atol=1e-6)
+            images = load_generator(export.folder, backend="onnxruntime").generate([1, 2])
+            np.testing.assert_allclose(images, expected, atol=1e-6)
         else:
             assert "\n" not in said and len(said) < 2000
             refused += 1

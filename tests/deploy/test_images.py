@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 
 from dcgan import images as training_images
-from deploy import images
+from deploy import images as deploy_images
 
 
 def test_levels_are_those_of_training():
     floats = np.concatenate([np.linspace(-1.3, 1.3, 200_001), (np.arange(256) + 0.5) / 127.5 - 1, [np.inf, -np.inf]])
     for dtype in (np.float32, np.float64):
         values = floats.astype(dtype)
-        assert np.array_equal(images.to_uint8(values), training_images.to_uint8(values))
-    assert images.to_uint8(np.array([-1, 1, 0], np.float32)).tolist() == [0, 255, 128]
+        assert np.array_equal(deploy_images.to_uint8(values), training_images.to_uint8(values))
+    assert deploy_images.to_uint8(np.array([-1, 1, 0], np.float32)).tolist() == [0, 255, 128]
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 24])
-def test_grid_is_that_of_training(pictures, count):
-    assert np.array_equal(images.grid(pictures[:count]), training_images.grid(pictures[:count]))
+def test_grid_is_that_of_training(images, count):
+    assert np.array_equal(deploy_images.grid(images[:count]), training_images.grid(images[:count]))
 
 
-def test_png_gives_the_pixels_back_in_rgb_and_is_a_valid_file(pictures, tmp_path):
-    content = images.encode(pictures[3], ".png", "seed 3, model abc")
+def test_png_gives_the_pixels_back_in_rgb_and_is_a_valid_file(images, tmp_path):
+    content = deploy_images.encode(images[3], ".png", "seed 3, model abc")
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert np.array_equal(decoded.transpose(2, 0, 1), pictures[3])
+    assert np.array_equal(decoded.transpose(2, 0, 1), images[3])
     stream, chunks = io.BytesIO(content[8:]), []
     while True:
         length, kind = struct.unpack(">I4s", stream.read(8))
@@ -42,21 +42,21 @@ def test_png_gives_the_pixels_back_in_rgb_and_is_a_valid_file(pictures, tmp_path
 
 def test_jpg_is_close_and_begins_with_its_header():
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
-    picture = np.stack([np.tile(ramp, (32, 1)), np.tile(ramp[:, None], (1, 32)), np.full((32, 32), 60, np.uint8)])
-    content = images.encode(picture, ".jpg", "seed 3, model abc")
+    image = np.stack([np.tile(ramp, (32, 1)), np.tile(ramp[:, None], (1, 32)), np.full((32, 32), 60, np.uint8)])
+    content = deploy_images.encode(image, ".jpg", "seed 3, model abc")
     assert content[2:4] == b"\xff\xe0" and b"\xff\xfe\x00\x13seed 3, model abc" in content[:64]
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
-    assert np.abs(decoded.astype(int) - picture).mean() < 3
+    assert np.abs(decoded.astype(int) - image).mean() < 3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_whole_means_from_first_to_last_byte_and_of_the_same_comment(pictures, tmp_path, suffix):
+def test_whole_means_from_first_to_last_byte_and_of_the_same_comment(images, tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
-    assert not images.is_whole(path, "seed 1")
-    content = images.encode(pictures[0], suffix, "seed 1")
+    assert not deploy_images.is_whole(path, "seed 1")
+    content = deploy_images.encode(images[0], suffix, "seed 1")
     path.write_bytes(content)
-    assert images.is_whole(path, "seed 1")
-    assert not images.is_whole(path, "seed 11") and not images.is_whole(path, "seed ")
+    assert deploy_images.is_whole(path, "seed 1")
+    assert not deploy_images.is_whole(path, "seed 11") and not deploy_images.is_whole(path, "seed ")
     for wrong in (b"", content[:5], content[:-1], content[: len(content) // 2], b"\0" * len(content), content[1:]):
         path.write_bytes(wrong)
-        assert not images.is_whole(path, "seed 1")
+        assert not deploy_images.is_whole(path, "seed 1")

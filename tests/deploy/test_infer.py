@@ -46,11 +46,11 @@ def files(folder="work/generate") -> set:
     return {path.name for path in Path(folder).iterdir()} if Path(folder).exists() else set()
 
 
-def test_defaults_make_100_pictures_and_a_grid(run):
+def test_defaults_make_100_images_and_a_grid(run):
     code, out, err = run()
     assert code == 0 and err == ""
     assert files() == {"grid.png", *(f"seed-{i:06}.png" for i in range(100))}
-    assert out == f"100 pictures in {Path('work/generate')} (onnxruntime, cpu)\n"
+    assert out == f"100 images in {Path('work/generate')} (onnxruntime, cpu)\n"
 
 
 def test_n_and_seed_count_on_from_the_first(run):
@@ -63,12 +63,12 @@ def test_json_is_one_line_with_the_figures(run):
     code, out, _ = run("--seeds", "0-9", "--json", "--format", "png")
     value = json.loads(out)
     assert code == 0 and out.count("\n") == 1
-    assert (value["pictures"], value["written"], value["backend"], value["device"]) == (10, 5, "onnxruntime", "cpu")
+    assert (value["images"], value["written"], value["backend"], value["device"]) == (10, 5, "onnxruntime", "cpu")
 
 
 def test_a_second_run_says_what_was_there(run):
     run("--n", 4)
-    assert run("--n", 6)[1].startswith(f"6 pictures in {Path('work/generate')}, 4 of them were there")
+    assert run("--n", 6)[1].startswith(f"6 images in {Path('work/generate')}, 4 of them were there")
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "npz"])
@@ -272,6 +272,6 @@ def test_progress_is_shown_on_a_terminal(monkeypatch, capsys):
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert list(module.progress(range(3), 3600, "pictures")) == [0, 1, 2]
+    assert list(module.progress(range(3), 3600, "images")) == [0, 1, 2]
     lines = capsys.readouterr().err.split("\r")
-    assert lines[1].strip() == "2 of 3,600 pictures, 1/s, 0:59:58 left" and lines[-2].strip() == ""
+    assert lines[1].strip() == "2 of 3,600 images, 1/s, 0:59:58 left" and lines[-2].strip() == ""

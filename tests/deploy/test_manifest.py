@@ -28,7 +28,7 @@ def edit(export, change) -> None:
 
 def test_what_is_written_is_read_again(export):
     manifest = dataclasses.replace(
-        read_manifest(export.folder), checkpoint={"step": 7}, versions={"numpy": "2"}, calibration={"batches": 3}
+        read_manifest(export.folder), checkpoint={"step": 7}, versions={"numpy": "2"}, precise_bn={"batches": 3}
     )
     write_manifest(export.folder, manifest)
     assert read_manifest(export.folder) == manifest

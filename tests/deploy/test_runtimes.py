@@ -13,9 +13,9 @@ import pytest
 from paddle.static import InputSpec
 
 from deploy import runtimes
-from deploy.latents import latents
 from deploy.manifest import ModelEntry, ModelError, Signature, read_manifest
 from deploy.runtimes import OnnxRuntime, OpenVino, PaddleInference, load_discriminator, load_generator
+from deploy.seeds import latents
 
 IMAGE = (3, 16, 16)
 SIGNATURE = Signature("z", (8,), "image", IMAGE)
@@ -55,7 +55,7 @@ def both_exports(export):
 
 
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
-def test_pictures_are_what_numpy_computes(both_exports, backend):
+def test_images_are_what_numpy_computes(both_exports, backend):
     generator = load_generator(both_exports.folder, backend=backend, device="cpu")
     seeds = [5, 0, 4294967295]
     found = generator.generate(seeds=seeds)
@@ -65,7 +65,7 @@ def test_pictures_are_what_numpy_computes(both_exports, backend):
 
 
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
-def test_a_seed_is_the_same_picture_whatever_its_batch(both_exports, backend):
+def test_a_seed_is_the_same_image_whatever_its_batch(both_exports, backend):
     generator = load_generator(both_exports.folder, backend=backend, device="cpu")
     whole = generator.generate(range(7))
     for batch_size in (1, 2, 3, 7, 100):
@@ -122,8 +122,8 @@ def test_seeds_out_of_range_are_refused(export, seeds):
 
 
 def test_the_discriminator_scores(export):
-    pictures = export.expected(range(4)).astype(np.float32)
-    logits = load_discriminator(export.folder).run(pictures)
+    images = export.expected(range(4)).astype(np.float32)
+    logits = load_discriminator(export.folder).run(images)
     assert np.allclose(1 / (1 + np.exp(-logits[:, 0])), export.score(range(4)), atol=1e-6)
 
 
@@ -180,7 +180,7 @@ def test_bfloat16_is_refused_where_it_cannot_be_had(both_exports):
 
 
 @needs_openvino
-def test_pictures_of_another_precision_are_of_another_model(export):
+def test_images_of_another_precision_are_of_another_model(export):
     ids = [load_generator(export.folder, "openvino", precision=name).model_id for name in ("fp32", "bf16")]
     assert ids[1] == f"{ids[0]}-bf16"
 
@@ -198,7 +198,7 @@ def test_what_is_no_model_is_one_sentence_in_openvino_too(content):
     ("change", "message"),
     [
         ({"name": "noise"}, r"input is .*noise.*; the manifest says z float32 \['batch', 8\]"),
-        ({"out": "picture"}, r"output is .*picture"),
+        ({"out": "photo"}, r"output is .*photo"),
         ({"batch": 4}, r"input is .*\[4,8\]"),
         ({"latent_dim": 9}, r"the manifest says z float32 \['batch', 8\]"),
         ({"size": 8}, r"output is .*\[\?,3,8,8\]"),
@@ -229,7 +229,7 @@ def test_unknown_backend_and_device_are_refused(export):
     ("change", "message"),
     [
         ({"name": "noise"}, r"input is noise float32 \['batch', 8\]; the manifest says z float32 \['batch', 8\]"),
-        ({"out": "picture"}, r"output is picture"),
+        ({"out": "photo"}, r"output is photo"),
         ({"batch": 4}, r"input is z float32 \[4, 8\]"),
         ({"latent_dim": 9}, r"input is z float32 \['batch', 9\]"),
         ({"size": 8}, r"output is image float32 \['batch', 3, 8, 8\]"),
@@ -297,7 +297,7 @@ def test_a_model_cannot_pull_in_other_files(export, make_generator, monkeypatch)
     OnnxRuntime(innocent.SerializeToString(), SIGNATURE, device="cpu")
 
 
-def test_pictures_that_are_not_finite_are_an_error(export, make_generator):
+def test_images_that_are_not_finite_are_an_error(export, make_generator):
     weights = export.weights.copy()
     weights[0, 0, 0, 0] = np.nan
     export.replace_generator(make_generator(weights))

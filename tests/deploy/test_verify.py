@@ -21,7 +21,7 @@ def test_an_untouched_export_passes(export):
 def test_a_weight_that_moved_by_one_percent_fails_with_its_figures(export, make_generator):
     weights = export.weights.copy()
     weights[2, 1, 5, 7] *= 1.01
-    export.replace_generator(make_generator(weights))  # checksums agree: only the pictures tell
+    export.replace_generator(make_generator(weights))  # checksums agree: only the images tell
     (row,) = verify(export.folder, device="cpu")
     moved = np.tanh(np.einsum("ni,ichw->nchw", _z(), weights.astype(np.float64))) - export.expected(range(10))
     assert not row.passed and row.max_difference == pytest.approx(np.abs(moved).max(), rel=1e-2)
@@ -29,7 +29,7 @@ def test_a_weight_that_moved_by_one_percent_fails_with_its_figures(export, make_
 
 
 def _z():
-    from deploy.latents import latents
+    from deploy.seeds import latents
 
     return latents(range(10), 8).astype(np.float64)
 
@@ -69,7 +69,7 @@ def test_the_uint8_variant_is_left_to_the_export(export):
 @pytest.mark.parametrize("parity", [None, {}, {"reference": 3}, {"reference": {"file": "../x"}}, {"reference": {}}])
 def test_an_export_without_reference_says_so(export, parity):
     export.write(parity=parity)
-    with pytest.raises(ModelError, match="no reference pictures"):
+    with pytest.raises(ModelError, match="no reference images"):
         verify(export.folder)
 
 
@@ -134,7 +134,7 @@ HOSTILE = {
     "dtype": npz(seeds=SEEDS, images=IMAGES.astype(np.float64)),
     "none": npz(seeds=SEEDS[:0], images=IMAGES[:0]),
     "two axes": npz(seeds=SEEDS[None], images=IMAGES),
-    "other pictures": npz(seeds=SEEDS, images=IMAGES),
+    "other images": npz(seeds=SEEDS, images=IMAGES),
 }
 
 
@@ -176,8 +176,8 @@ def test_a_reference_that_would_fill_the_memory_is_not_unpacked(export, monkeypa
 
 
 def test_a_seed_that_is_no_seed_is_refused(export):
-    pictures = np.zeros((1, 3, 16, 16), np.float32)
-    np.savez(export.folder / "reference.npz", seeds=np.array([-1]), images=pictures)
+    images = np.zeros((1, 3, 16, 16), np.float32)
+    np.savez(export.folder / "reference.npz", seeds=np.array([-1]), images=images)
     export.write(parity={"reference": {"file": "reference.npz"}})
     with pytest.raises(ValueError, match="seed"):
         verify(export.folder)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from deploy import walk
-from deploy.latents import latents
 from deploy.manifest import ModelError
 from deploy.runtimes import load_generator
+from deploy.seeds import latents
 from deploy.walk import slerp, walk_latents, write_walk
 
 
@@ -65,8 +65,8 @@ def test_the_film_shows_the_faces_enlarged(export, make_generator, tmp_path, suf
     assert len(frames) == 12 and frames[0].shape == (64, 64, 3)
     z = walk_latents([3, 14], 12, 8).astype(np.float64)
     expected = (np.tanh(np.einsum("ni,ichw->nchw", z, export.weights.astype(np.float64))) + 1) * 127.5
-    for frame, picture in zip(frames, expected):
-        assert np.abs(frame.mean((0, 1)) - picture.mean((1, 2))).max() < 12  # lossy, but no channel is exchanged
+    for frame, image in zip(frames, expected):
+        assert np.abs(frame.mean((0, 1)) - image.mean((1, 2))).max() < 12  # lossy, but no channel is exchanged
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

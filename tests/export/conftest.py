@@ -9,14 +9,14 @@ import paddle
 import pytest
 
 from dcgan import DCGAN, TrainConfig
-from dcgan.engine import evaluating, tensors_of
+from dcgan.checkpoints.params import write_params
 from dcgan.files import write_json
-from dcgan.params import write_params
-from deploy.latents import bits
+from dcgan.training.state import network_arrays
+from deploy.seeds import bits
 from export import onnx_graph
 from export.converter import convert
-from export.exporter import Wish, export
-from export.source import Trained, load_source
+from export.exporter import ExportConfig, export
+from export.load_weights import Trained, load_source
 from export.static_graph import parameter_names, read_operators, write_static_graph
 
 SIZES = dict(image_size=16, base_channels=4, latent_dim=8, batch_size=16, device="cpu", ema=0.9)
@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
     run = root / "00000-noise"
     model.save(run / "checkpoints" / "step-00000004", extra={"config": config.to_json()})
     write_json(run / "config.json", config.to_json())
-    write_params(run / "generator.params", tensors_of(model.network))
+    write_params(run / "generator.params", network_arrays(model.network))
     return root
 
 
@@ -42,23 +42,8 @@ def runs(tmp_path_factory):
 def playground(runs, tmp_path_factory):
     """The folder of a web export of that run, `playground.html` included."""
     out = tmp_path_factory.mktemp("web") / "export"
-    export(out, Wish(runs, ("web",), calibrate=2, single_file=True))
+    export(out, ExportConfig(runs, ("web",), precise_bn=2, single_file=True))
     return out
-
-
-@pytest.fixture(scope="session")
-def spectral_run(tmp_path_factory):
-    """A run whose discriminator has spectral normalisation, some pictures, and its logits of them in eval mode."""
-    run = tmp_path_factory.mktemp("spectral") / "00000-noise"
-    config = TrainConfig(spectral_norm=True, lr=1e-3, **SIZES)
-    model = DCGAN(config)
-    noise = (bits(np.arange(16 * 3), 256).reshape(16, 3, 16, 16) / 2.0**31 - 1).astype(np.float32)
-    for _ in range(3):
-        model.train_batch([noise])
-    model.save(run / "checkpoints" / "step-00000003", extra={"config": config.to_json()})
-    with evaluating(model.discriminator), paddle.no_grad():
-        logits = model.discriminator(paddle.to_tensor(noise)).squeeze([2, 3]).numpy()
-    return run, noise, logits
 
 
 class Translated(NamedTuple):

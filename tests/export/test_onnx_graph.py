@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dcgan.errors import ExportError
 from dcgan.images import to_uint8
-from deploy.latents import latents
 from deploy.manifest import Signature
+from deploy.seeds import latents
 from export import onnx_graph
 from export.static_graph import parameter_names
 

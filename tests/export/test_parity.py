@@ -4,9 +4,9 @@ import pytest
 
 from dcgan.errors import ParityError
 from dcgan.images import to_uint8
-from deploy.latents import latents
 from deploy.manifest import ModelError, Signature
 from deploy.runtimes import OnnxRuntime
+from deploy.seeds import latents
 from export import parity
 from export.parity import TOLERANCES, Reference, Report, measure, measure_uint8
 
@@ -14,15 +14,15 @@ FP32 = TOLERANCES["fp32", "cpu"]
 INPUTS = np.arange(100, dtype=np.float32)[:, None]
 
 
-def pictures(inputs):
-    """A generator that needs no framework: float32 [N, 3, 4, 4] in [-1, 1], another picture for each number."""
+def reference_images(inputs):
+    """A generator that needs no framework: float32 [N, 3, 4, 4] in [-1, 1], another image for each number."""
     phase = np.arange(48).reshape(3, 4, 4)
     return np.sin(inputs[:, :, None, None] + phase).astype(np.float32)
 
 
 @pytest.fixture
 def reference():
-    return Reference(INPUTS, pictures(INPUTS), pictures(INPUTS).astype(np.float64))
+    return Reference(INPUTS, reference_images(INPUTS), reference_images(INPUTS).astype(np.float64))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def measured(reference):
 
 
 def test_an_exact_runtime_passes_at_every_batch_size(measured):
-    report = measured(pictures)
+    report = measured(reference_images)
     assert report.passed and [row.batch_size for row in report.rows] == [1, 2, 7, 100]
     row = report.rows[-1]
     assert (row.max, row.mean, row.p999, row.nan, row.inf, row.levels_max, row.neighbours) == (0, 0, 0, 0, 0, 0, 0)
@@ -69,7 +69,7 @@ def failing(kind):
     calls = []
 
     def run(inputs):
-        images = pictures(inputs)
+        images = reference_images(inputs)
         if kind == "far":
             images[-1, 0, 0, 0] += 2e-5
         elif kind == "nan":
@@ -86,7 +86,7 @@ def failing(kind):
             images = images[:, :, :2]
         elif kind == "first batch only":  # a runtime that remembers the shape of its first call
             calls.append(len(inputs))
-            images = images[: min(calls)] if len(calls) == 1 else np.resize(images, pictures(inputs).shape) * 0
+            images = images[: min(calls)] if len(calls) == 1 else np.resize(images, reference_images(inputs).shape) * 0
         return images
 
     return run
@@ -143,8 +143,8 @@ def test_many_problems_are_counted_and_the_first_are_told():
 def test_an_ill_conditioned_network_is_allowed_its_own_rounding_but_not_more(measured, reference):
     shaky = reference._replace(exact=reference.outputs + 1e-4)
     assert parity.allowed_difference(shaky, FP32) == pytest.approx(8e-4, rel=1e-3)
-    assert measured(lambda z: pictures(z) + np.float32(7e-4), shaky, FP32._replace(levels=9)).passed
-    assert not measured(lambda z: pictures(z) + np.float32(9e-4), shaky, FP32._replace(levels=9)).passed
+    assert measured(lambda z: reference_images(z) + np.float32(7e-4), shaky, FP32._replace(levels=9)).passed
+    assert not measured(lambda z: reference_images(z) + np.float32(9e-4), shaky, FP32._replace(levels=9)).passed
 
 
 @pytest.mark.parametrize(("exact", "message"), [(2e-3, "not fit for float32"), (np.nan, "not fit|NaN")])
@@ -162,27 +162,30 @@ def test_a_trained_network_that_answers_nan_is_named(reference):
 
 def test_uint8_pixels_may_differ_by_one_level_not_by_two(measured, reference):
     loose = FP32._replace(max_abs=0.1)
-    assert measured(lambda z: np.clip(pictures(z) + np.float32(0.007), -1, 1), tolerance=loose).passed
-    report = measured(lambda z: np.clip(pictures(z) + np.float32(0.012), -1, 1), tolerance=loose)
+    assert measured(lambda z: np.clip(reference_images(z) + np.float32(0.007), -1, 1), tolerance=loose).passed
+    report = measured(lambda z: np.clip(reference_images(z) + np.float32(0.012), -1, 1), tolerance=loose)
     assert "uint8 pixels differ by up to 2 levels, above 1" in report.problems[0]
 
 
 @pytest.mark.parametrize(
     ("pixels", "problem"),
     [
-        (lambda z: to_uint8(pictures(z)), None),
-        (lambda z: np.floor((pictures(z) + 1) * 127.5).astype(np.uint8), "of its pixels are not the float model's"),
-        (lambda z: to_uint8(pictures(z)).astype(np.float32), "answered float32"),
+        (lambda z: to_uint8(reference_images(z)), None),
+        (
+            lambda z: np.floor((reference_images(z) + 1) * 127.5).astype(np.uint8),
+            "of its pixels are not the float model's",
+        ),
+        (lambda z: to_uint8(reference_images(z)).astype(np.float32), "answered float32"),
     ],
 )
 def test_a_uint8_model_must_equal_the_float_model_rounded(pixels, problem):
     report = Report()
-    measure_uint8(report, "generator-uint8.onnx", "onnxruntime", lambda: pixels, lambda: pictures, INPUTS)
+    measure_uint8(report, "generator-uint8.onnx", "onnxruntime", lambda: pixels, lambda: reference_images, INPUTS)
     if problem:
         assert problem in report.problems[0] and not report.equal
     else:
         assert not report.problems and report.equal == [
-            "generator-uint8.onnx in onnxruntime: the float model's pictures, rounded"
+            "generator-uint8.onnx in onnxruntime: the float model's images, rounded"
         ]
 
 

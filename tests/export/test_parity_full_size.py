@@ -5,20 +5,20 @@ import paddle
 import pytest
 
 from dcgan import DCGAN, TrainConfig
-from dcgan.data.cartoon import draw_face
-from dcgan.data.prepare import fit_picture
+from dcgan.data.prepare import fit_image
+from dcgan.data.synthetic_faces import draw_face
 from dcgan.images import to_float
 from deploy.manifest import read_manifest
 from deploy.runtimes import load_generator
-from export.exporter import Wish, export
+from export.exporter import ExportConfig, export
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """64x64 pixels, 64 base channels, a few steps on drawn faces."""
+    """64x64 pixels, 64 base channels, a few steps on synthetic faces."""
     config = TrainConfig(image_size=64, base_channels=64, latent_dim=100, batch_size=8, ema=0.5, device="cpu")
     model = DCGAN(config)
-    faces = np.stack([fit_picture(draw_face(i), 64).transpose(2, 0, 1) for i in range(4 * 8)])
+    faces = np.stack([fit_image(draw_face(i), 64).transpose(2, 0, 1) for i in range(4 * 8)])
     for batch in np.split(to_float(faces), 4):
         model.train_batch([paddle.to_tensor(batch)])
     run = tmp_path_factory.mktemp("runs") / "00000-cartoon"
@@ -26,10 +26,10 @@ def trained(tmp_path_factory):
     return run, model.generate(range(5))
 
 
-def test_every_runtime_draws_the_trained_pictures_to_a_hundred_thousandth(trained, tmp_path):
-    run, pictures = trained
-    wish = Wish(run, ("paddle", "onnx"), ("generator", "discriminator"), calibrate=0, uint8=True)
-    export(tmp_path / "export", wish)
+def test_every_runtime_draws_the_trained_images_to_a_hundred_thousandth(trained, tmp_path):
+    run, images = trained
+    export_config = ExportConfig(run, ("paddle", "onnx"), ("generator", "discriminator"), precise_bn=0, uint8=True)
+    export(tmp_path / "export", export_config)
     rows = read_manifest(tmp_path / "export").parity["rows"]
     assert {(row["runtime"], row["batch_size"]) for row in rows if row["model"].startswith("generator")} == {
         (runtime, size)
@@ -41,5 +41,5 @@ def test_every_runtime_draws_the_trained_pictures_to_a_hundred_thousandth(traine
     # Independent of the certificate: what training drew, and what a user of the folder draws.
     for backend in ("onnxruntime", "paddle"):
         drawn = load_generator(tmp_path / "export", backend, "cpu").generate(range(5))
-        assert np.abs(drawn - pictures).max() <= 1e-5
-        assert pictures.std() > 0.01
+        assert np.abs(drawn - images).max() <= 1e-5
+        assert images.std() > 0.01

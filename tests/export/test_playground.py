@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from deploy.images import to_uint8
-from deploy.latents import key, latents
 from deploy.runtimes import load_generator
+from deploy.seeds import key, latents
 from deploy.walk import slerp
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser can be driven")
@@ -164,7 +164,7 @@ def test_latents_are_pythons_to_the_bit(page):
 
 
 def test_ten_seeds_are_the_faces_of_onnxruntime(page, playground, tmp_path):
-    found = page.evaluate("async (seeds) => (await playground.pictures(seeds)).map((p) => [...p])", SEEDS)
+    found = page.evaluate("async (seeds) => (await playground.images(seeds)).map((p) => [...p])", SEEDS)
     expected = load_generator(playground, device="cpu").generate(SEEDS)
     assert np.abs(np.array(found).reshape(expected.shape) - expected).max() <= 1e-4
     page.screenshot(path=tmp_path / "playground.png", full_page=True)
@@ -185,9 +185,9 @@ def test_saved_png_has_the_pixels_of_infer(page, playground, tmp_path):
         page.click("#save")
     assert download.value.suggested_filename == "seed-000042.png"
     download.value.save_as(tmp_path / "face.png")
-    picture = cv2.imread(str(tmp_path / "face.png"), cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
-    tensor = page.evaluate("async () => [...(await playground.pictures([42]))[0]]")
-    assert np.array_equal(picture, to_uint8(np.array(tensor, np.float32)).reshape(3, 16, 16))
+    image = cv2.imread(str(tmp_path / "face.png"), cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
+    tensor = page.evaluate("async () => [...(await playground.images([42]))[0]]")
+    assert np.array_equal(image, to_uint8(np.array(tensor, np.float32)).reshape(3, 16, 16))
 
 
 def test_nothing_is_asked_of_anybody_else(page, address):
@@ -363,7 +363,7 @@ def test_sliders_move_the_face_along_the_directions(page, playground):
     assert_same(pixels(page), drawn(playground, latents(42, 8)))
 
 
-def test_every_direction_changes_the_picture(page):
+def test_every_direction_changes_the_image(page):
     page.click("#tab-directions")
     for i in range(8):
         before = pixels(page)

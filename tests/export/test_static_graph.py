@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from dcgan.errors import ExportError
-from deploy.latents import latents
+from deploy.seeds import latents
 from export.static_graph import read_operators, read_weights, write_static_graph
 
 

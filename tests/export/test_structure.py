@@ -42,7 +42,7 @@ def test_a_model_of_another_precision_than_stated_is_named(generator, variant, p
 
 
 def test_one_weight_of_thousands_that_is_a_hair_off_is_named(generator, spoil):
-    """The smallest change there is, in the smallest weight: no picture could show it."""
+    """The smallest change there is, in the smallest weight: no image could show it."""
 
     def change(weight):
         flat = weight.reshape(-1)

@@ -16,13 +16,13 @@ import pytest
 from onnx import TensorProto
 
 from dcgan.errors import ExportError, ParityError
-from deploy.latents import latents
 from deploy.manifest import read_manifest, verify_files
 from deploy.runtimes import load_generator
+from deploy.seeds import latents
 from deploy.verify import verify
 from export import exporter, onnx_graph, web
-from export.exporter import Wish, export
-from export.source import load_source
+from export.exporter import ExportConfig, export
+from export.load_weights import load_source
 
 
 def test_the_folder_is_an_export_that_deploy_reads_and_verifies(playground):
@@ -55,7 +55,7 @@ def test_weights_are_stored_in_half_the_bytes_and_computed_with_in_single_precis
 
 
 def test_rounding_the_weights_is_all_that_differs(generator, spoil):
-    """The same pictures, to float32's own precision, as of a model whose float32 weights were rounded beforehand."""
+    """The same images, to float32's own precision, as of a model whose float32 weights were rounded beforehand."""
     import onnxruntime
 
     rounded = copy.deepcopy(generator.model)
@@ -63,11 +63,11 @@ def test_rounding_the_weights_is_all_that_differs(generator, spoil):
         spoil(rounded, f"conv_{i}.weight", lambda weight: weight.astype(np.float16).astype(np.float32))
     halved = onnx_graph.with_float16_weights(generator.model, generator.trained.signature)
     onnx_graph.check(halved, generator.trained.signature)
-    pictures = []
+    images = []
     for model in (rounded, halved):
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        pictures.append(session.run(["image"], {"z": latents(range(5), 8)})[0])
-    assert np.abs(pictures[0] - pictures[1]).max() < 1e-6
+        images.append(session.run(["image"], {"z": latents(range(5), 8)})[0])
+    assert np.abs(images[0] - images[1]).max() < 1e-6
 
 
 def test_a_weight_too_large_for_float16_is_named(generator, spoil):
@@ -89,7 +89,7 @@ def test_a_spoiled_weight_is_named_and_nothing_is_written(runs, tmp_path, monkey
     monkeypatch.setattr(exporter, "convert", lambda *_: copy.deepcopy(translated["generator"].converted))
     monkeypatch.setattr(onnx_graph, "with_float16_weights", halve_and_spoil)
     with pytest.raises(ParityError, match="conv_2.weight differs in 1 of"):
-        export(tmp_path / "out", Wish(runs, ("web",), calibrate=0))
+        export(tmp_path / "out", ExportConfig(runs, ("web",), precise_bn=0))
     assert not (tmp_path / "out").exists()
 
 
@@ -204,17 +204,17 @@ def test_a_page_without_its_marks_cannot_be_folded(playground, tmp_path):
 )
 def test_wishes_that_exclude_each_other_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
-        Wish(**{"formats": ("web",), **changes}).check()
+        ExportConfig(**{"formats": ("web",), **changes}).check()
 
 
 def test_the_next_export_takes_the_folder(playground, tmp_path, runs, monkeypatch, translated):
     monkeypatch.setattr(exporter, "convert", lambda *_: copy.deepcopy(translated["generator"].converted))
     out = shutil.copytree(playground, tmp_path / "out")
-    export(out, Wish(runs, ("web",), calibrate=0))
+    export(out, ExportConfig(runs, ("web",), precise_bn=0))
     assert not (out / "playground.html").exists() and (out / "index.html").exists()
-    pictures = load_generator(out, device="cpu").generate([1])
+    images = load_generator(out, device="cpu").generate([1])
     layer = load_source(runs).networks["generator"].layer
     import paddle
 
     with paddle.no_grad():
-        assert np.abs(layer(paddle.to_tensor(latents([1], 8))).numpy() - pictures).max() < 1e-2
+        assert np.abs(layer(paddle.to_tensor(latents([1], 8))).numpy() - images).max() < 1e-2

@@ -49,7 +49,7 @@ def test_it_runs_from_the_first_cell_to_the_last(notebook, tmp_path):
     client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 6
+    images = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(images) == 6
     assert any("nearest_ratio" in output.get("data", {}).get("text/plain", "") for output in outputs)
     assert (tmp_path / "notebook" / "export" / "generator.onnx").is_file()

@@ -122,7 +122,8 @@ def seen_by(network, inputs):
 
 @pytest.mark.parametrize("size", [16, 64, 128])
 def test_layers_are_those_of_the_networks(size):
-    from dcgan.networks import Discriminator, Generator
+    from dcgan.networks.discriminator import Discriminator
+    from dcgan.networks.generator import Generator
 
     for network, inputs, layers in (
         (Generator(7, 8, size), [1, 7], work.generator(7, 8, size)),
@@ -136,7 +137,7 @@ def test_layers_are_those_of_the_networks(size):
 
 
 def test_operations_of_a_layer_are_counted_as_the_definition_says():
-    """Two for each product of an input pixel's channel with a tap that lands in the picture or beside it."""
+    """Two for each product of an input pixel's channel with a tap that lands in the image or beside it."""
     layer = work.Layer(2, 3, 5, 6)  # transposed: each of 3 x 3 input pixels meets all of its 2 x 5 x 16 weights
     assert layer.flop == 2 * 9 * 2 * 5 * 16
     assert work.Layer(5, 6, 2, 3).flop == layer.flop  # its mirror, an ordinary convolution
@@ -145,7 +146,7 @@ def test_operations_of_a_layer_are_counted_as_the_definition_says():
 def test_a_training_step_has_the_passes_that_are_needed_and_no_others():
     g, d = ([layer.flop for layer in layers] for layers in (work.generator(7, 4, 16), work.discriminator(4, 16)))
     once = 3 * sum(g) - g[0] + 2 * sum(d)  # G: all but the gradient of latents; D judging: no gradients of weights
-    twice = 3 * sum(d) - d[0]  # D learning, from real and from drawn: all but the gradient of pictures
+    twice = 3 * sum(d) - d[0]  # D learning, from real and from drawn: all but the gradient of images
     assert work.training_step(7, 4, 16, 3).flop == 3 * (once + 2 * twice)
     full, half = (work.training_step(7, 4, 16, 3, n).bytes for n in (4, 2))
     assert full / 2 < half < full  # the optimizer keeps float32
@@ -179,15 +180,15 @@ def test_one_training_step_is_measured_and_reported(tmp_path):
 
 
 def test_data_is_prepared_and_loaded_and_growth_is_shown(tmp_path):
-    pictures = tmp_path / "pictures"
+    images = tmp_path / "images"
     from tools.benchmarks.data import growth, prepare_cases, write_jpegs
 
-    write_jpegs(pictures, 3)
-    assert len(list(pictures.glob("*.jpg"))) == 3
-    timings, skipped = measure.measure(prepare_cases(pictures, tmp_path, 16, []), 1, lambda text: None)
+    write_jpegs(images, 3)
+    assert len(list(images.glob("*.jpg"))) == 3
+    timings, skipped = measure.measure(prepare_cases(images, tmp_path, 16, []), 1, lambda text: None)
     assert skipped == {} and timings[0].case.units == 3 and (tmp_path / "packed.npy").is_file()
     (row,) = growth([5], tmp_path, 16)
-    assert row["pictures"] == 5 and row["prepare_peak_mib"] > 1 and row["file_mb"] == 5 * 3 * 16 * 16 / 1e6
+    assert row["images"] == 5 and row["prepare_peak_mib"] > 1 and row["file_mb"] == 5 * 3 * 16 * 16 / 1e6
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dcgan import DCGAN, TrainConfig
-from dcgan.callbacks import History, read_records
+from dcgan.callbacks.metrics_log import History, read_records
+from dcgan.checkpoints.params import write_params
 from dcgan.data.prepare import prepare
-from dcgan.engine import tensors_of
 from dcgan.files import write_json
 from dcgan.images import to_uint8, write_png
-from dcgan.params import write_params
+from dcgan.training.state import network_arrays
 from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +34,13 @@ def user(tmp_path_factory):
     extra = {"config": config.to_json(), "data": {"digest": data.digest, "count": 60}}
     model.save(run / "checkpoints" / "step-00000000", extra=extra)
     write_json(run / "config.json", config.to_json())
-    write_params(run / "generator.params", tensors_of(model.network))
-    pictures = to_uint8(model.generate(range(40)))
+    write_params(run / "generator.params", network_arrays(model.network))
+    images = to_uint8(model.generate(range(40)))
     (root / "generated").mkdir()
-    for i, picture in enumerate(pictures):
-        write_png(root / "generated" / f"seed-{i:06}.png", picture)
+    for i, image in enumerate(images):
+        write_png(root / "generated" / f"seed-{i:06}.png", image)
     write_png(root / "generated" / "grid.png", np.zeros((3, 80, 80), np.uint8))
-    np.save(root / "generated.npy", pictures)
+    np.save(root / "generated.npy", images)
     return root
 
 
@@ -56,16 +56,16 @@ def evaluate(user, monkeypatch, capsys):
     return call
 
 
-def test_the_newest_run_is_measured_against_its_own_pictures(evaluate, user):
+def test_the_newest_run_is_measured_against_its_own_images(evaluate, user):
     run = user / "work" / "train" / "00000-faces"
     text = evaluate("--n", 40)
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[:5]] == [
-        "distance", "distance_16", "similarity", "similarity_real", "nearest_ratio"
+        "swd", "swd_16", "ms_ssim", "ms_ssim_real", "nearest_ratio"
     ]  # fmt: skip
     assert "seeds 0-39" in text and "generator_ema" in text and "crop tutorial" in text
     report = json.loads((run / "evaluate.json").read_text())
-    assert report["subject"]["step"] == 0 and report["protocol"]["n_real"] == 40
+    assert report["target"]["step"] == 0 and report["protocol"]["n_real"] == 40
     assert (run / "nearest.png").read_bytes().startswith(b"\x89PNG")
     assert read_records(run / "metrics.jsonl")[-1] == {"step": 0, "evaluate": report}
 
@@ -78,7 +78,7 @@ def test_the_line_in_metrics_stays_there_and_is_no_record_of_training(evaluate, 
 
 
 def test_all_forms_of_a_generator_give_the_same_figures(evaluate, user):
-    """A run, its checkpoint, its generator.params, and the pictures that it drew: folder, zip and packed."""
+    """A run, its checkpoint, its generator.params, and the images that it drew: folder, zip and packed."""
     import shutil
 
     run = user / "work" / "train" / "00000-faces"
@@ -90,14 +90,14 @@ def test_all_forms_of_a_generator_give_the_same_figures(evaluate, user):
             ["--checkpoint", run],
             ["--checkpoint", run / "checkpoints" / "step-00000000"],
             ["--checkpoint", run / "generator.params"],
-            ["--pictures", user / "generated", "--image-size", 16],
-            ["--pictures", archive, "--image-size", 16],
-            ["--pictures", user / "generated.npy"],
+            ["--images", user / "generated", "--image-size", 16],
+            ["--images", archive, "--image-size", 16],
+            ["--images", user / "generated.npy"],
         )
     ]
     assert all(report["figures"] == reports[0]["figures"] for report in reports)
     assert all(report["protocol"] == reports[0]["protocol"] for report in reports)
-    assert len({report["subject"]["pixels_sha256"] for report in reports}) == 1
+    assert len({report["target"]["pixels_sha256"] for report in reports}) == 1
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def exported(tmp_path):
     weights[0] = 1
     nodes = [
         helper.make_node("MatMul", ["z", "w"], ["flat"]),
-        helper.make_node("Reshape", ["flat", "shape"], ["picture"]),
-        helper.make_node("Tanh", ["picture"], ["image"]),
+        helper.make_node("Reshape", ["flat", "shape"], ["logits"]),
+        helper.make_node("Tanh", ["logits"], ["image"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -137,8 +137,8 @@ def exported(tmp_path):
 def test_an_exported_model_is_drawn_by_its_own_runtime_and_torch_fidelitys_command_is_told(evaluate, user, exported):
     text = evaluate("--model", exported, "--n", 20)
     report = json.loads((user / "work" / "evaluate" / "evaluate.json").read_text())
-    assert report["subject"]["runtime"] == "onnxruntime" and report["subject"]["step"] == 7
-    assert report["figures"]["similarity"] > 0.5  # grey pictures are alike
+    assert report["target"]["runtime"] == "onnxruntime" and report["target"]["step"] == 7
+    assert report["figures"]["ms_ssim"] > 0.5  # grey images are alike
     assert (
         text.splitlines()[-1].split()
         == (
@@ -149,15 +149,15 @@ def test_an_exported_model_is_drawn_by_its_own_runtime_and_torch_fidelitys_comma
     assert not (exported / "evaluate.json").exists()
 
 
-def test_the_floor_is_lower_than_any_generator_and_real_pictures_are_saved_for_other_tools(evaluate, user, tmp_path):
+def test_the_floor_is_lower_than_any_generator_and_real_images_are_saved_for_other_tools(evaluate, user, tmp_path):
     run = json.loads(evaluate("--n", 30, "--json"))["figures"]
     flags = ["--floor", "--data", user / "faces.npy", "--image-size", 16, "--out", tmp_path / "floor"]
     report = json.loads(evaluate(*flags, "--n", 30, "--json", "--save-real", tmp_path / "real"))
     floor = report["figures"]
-    assert floor["distance"] < 0.5 * run["distance"] and 0.5 < floor["nearest_ratio"] < 2
+    assert floor["swd"] < 0.5 * run["swd"] and 0.5 < floor["nearest_ratio"] < 2
     assert len(list((tmp_path / "real").glob("*.png"))) == 30
-    same = json.loads(evaluate("--pictures", tmp_path / "real", *flags[1:], "--n", 30, "--json"))
-    assert same["figures"]["distance"] < floor["distance"] and same["figures"]["nearest_ratio"] == 0
+    same = json.loads(evaluate("--images", tmp_path / "real", *flags[1:], "--n", 30, "--json"))
+    assert same["figures"]["swd"] < floor["swd"] and same["figures"]["nearest_ratio"] == 0
 
 
 def test_a_figure_is_compared_with_an_earlier_one_of_its_protocol_only(evaluate, user, tmp_path):
@@ -188,20 +188,20 @@ def test_a_feature_network_adds_its_figures_and_stands_in_the_protocol(evaluate,
     [
         (["--checkpoint", "nowhere"], "nothing to evaluate at nowhere"),
         (["--model", "nowhere"], "the model folder nowhere does not exist"),
-        (["--pictures", "nowhere"], "there is no nowhere"),
+        (["--images", "nowhere"], "there is no nowhere"),
         (
-            ["--pictures", "generated", "--data", "faces.npy", "--n", "60", "--image-size", "16"],
+            ["--images", "generated", "--data", "faces.npy", "--n", "60", "--image-size", "16"],
             "n must be from 10 to 40, .* received 60",
         ),
-        (["--n", "61"], "from 10 to 60, as many pictures as both sides have; received 61"),
+        (["--n", "61"], "from 10 to 60, as many images as both sides have; received 61"),
         (["--n", "9"], "from 10 to 60, .* received 9"),
         (["--n", "-5"], "received -5"),
         (["--seed", "-1"], "a seed must be"),
         (["--seed", "4294967290"], "a seed must be"),
         (["--image-size", "32"], "--image-size is 32, and what is measured was made with 16"),
         (["--crop", "center"], "--crop is center, and what is measured was made with tutorial"),
-        (["--pictures", "generated"], "Name the data set with --data"),
-        (["--pictures", "generated", "--data", "faces.npy"], "give --image-size 16"),
+        (["--images", "generated"], "Name the data set with --data"),
+        (["--images", "generated", "--data", "faces.npy"], "give --image-size 16"),
         (["--data", "nowhere.zip"], "there is no nowhere.zip"),
         (["--inception", "faces.npy"], "faces.npy is not an ONNX file"),
         (["--inception", "nowhere.onnx"], "nowhere.onnx"),
@@ -227,7 +227,7 @@ def test_wrong_use_gives_one_clear_line(user, monkeypatch, capsys, flags, told):
     assert answer.out == ""
 
 
-def test_a_run_whose_pictures_changed_is_not_measured_against_them_unawares(evaluate, user, tmp_path, caplog):
+def test_a_run_whose_images_changed_is_not_measured_against_them_unawares(evaluate, user, tmp_path, caplog):
     import shutil
 
     run = tmp_path / "00000-faces"
@@ -237,7 +237,7 @@ def test_a_run_whose_pictures_changed_is_not_measured_against_them_unawares(eval
     config = TrainConfig(data=str(other.path), image_size=16, base_channels=4, latent_dim=8, device="cpu", ema=0.9)
     shutil.rmtree(state)
     DCGAN(config).save(state, extra={"config": config.to_json(), "data": {"digest": "0" * 64, "count": 50}})
-    with pytest.raises(Exception, match="does not hold the pictures that this was trained on"):
+    with pytest.raises(Exception, match="does not hold the images that this was trained on"):
         evaluate("--checkpoint", run, "--n", 20)
     evaluate("--checkpoint", run, "--n", 20, "--data", other.path)
     assert "measuring against it" in caplog.text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcgan import DCGAN, TrainConfig
-from dcgan.params import read_params
+from dcgan.checkpoints.params import read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +45,7 @@ def test_the_newest_run_is_exported_and_the_report_ends_with_the_next_command(fo
     assert lines[-1] == "next: python deploy/infer.py --n 100"
     told = exported.stderr.splitlines()
     assert told[0] == "Exporting generator_ema of 00000-cartoon, step 0"
-    assert told[1].startswith("BatchNorm statistics of 2 layers re-estimated over 512 latents; pictures moved by ")
+    assert told[1].startswith("BatchNorm statistics of 2 layers re-estimated over 512 latents; images changed by ")
     assert len(told) == 2  # none of Paddle's or the converter's chatter
     assert sorted(p.name for p in (folder / "work" / "export").iterdir()) == [
         "generator.onnx",
@@ -56,7 +56,7 @@ def test_the_newest_run_is_exported_and_the_report_ends_with_the_next_command(fo
 
 def test_json_is_the_manifest_on_one_line_and_another_folder_is_part_of_the_next_command(folder):
     run = folder / "work" / "train" / "00000-cartoon"
-    flags = ["--checkpoint", run, "--out", folder / "else where", "--format", "paddle", "--calibrate", 0]
+    flags = ["--checkpoint", run, "--out", folder / "else where", "--format", "paddle", "--precise-bn", 0]
     answer = export(*flags, "--json", cwd=folder)
     assert answer.returncode == 0 and answer.stdout.count("\n") == 1
     assert json.loads(answer.stdout) == json.loads((folder / "else where" / "manifest.json").read_text())
@@ -96,15 +96,15 @@ def test_help_shows_defaults_and_examples_without_importing_paddle(tmp_path):
 def test_defaults_of_the_flags_are_those_of_the_library():
     import importlib.util
 
-    from export.exporter import Wish
+    from export.exporter import ExportConfig
 
     spec = importlib.util.spec_from_file_location("tools_export", ROOT / "tools" / "export.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     args = tool.parser().parse_args(["--format", "onnx"])
-    for name in ("checkpoint", "precision", "opset", "calibrate", "uint8", "single_file", "bisect", "device"):
-        assert getattr(args, name) == getattr(Wish(), name)
-    assert tool.NETWORKS[args.network] == Wish().networks and tool.FORMATS["onnx"] == Wish().formats
+    for name in ("checkpoint", "precision", "opset", "precise_bn", "uint8", "single_file", "device"):
+        assert getattr(args, name) == getattr(ExportConfig(), name)
+    assert tool.NETWORKS[args.network] == ExportConfig().networks and tool.FORMATS["onnx"] == ExportConfig().formats
 
 
 @pytest.mark.parametrize(

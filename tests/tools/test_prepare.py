@@ -30,7 +30,7 @@ def test_packs_from_any_folder_and_prints_a_summary(tmp_path):
     arguments = ("--data", "cartoon:5", "--out", "new/faces.npy", "--image-size", "32", "--crop", "center")
     code, out, err = run(*arguments, folder=tmp_path)
     assert (code, err) == (0, "")
-    assert out == "new/faces.npy: 5 pictures of 32 x 32 (0.0 MB), 0 files left out\n"
+    assert out == "new/faces.npy: 5 images of 32 x 32 (0.0 MB), 0 files left out\n"
     assert np.load(tmp_path / "new" / "faces.npy").shape == (5, 3, 32, 32)
     code, out, _ = run(*arguments, "--json", folder=tmp_path)
     result = json.loads(out)
@@ -44,7 +44,7 @@ def test_limits_and_rejected_files_are_told(tmp_path):
     code, out, err = run("--data", "in", "--out", "a.npy", "--max-file-bytes", "3", folder=tmp_path)
     assert (code, out) == (1, "")
     assert err == (
-        "error: none of the 1 files of in is a usable picture: a.jpg: 4 bytes, more than the limit 3; to allow it: "
+        "error: none of the 1 files of in is a usable image: a.jpg: 4 bytes, more than the limit 3; to allow it: "
         "tools/prepare.py --max-file-bytes 4, then train on its .npy\n"
     )
     assert not list(tmp_path.glob("*.npy"))
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
     ("arguments", "code", "message"),
     [
         (("--data", "missing", "--out", "a.npy"), 1, "error: there is no missing (looked for "),
-        (("--data", ".", "--out", "a.npy"), 1, "error: no pictures in folder ."),
+        (("--data", ".", "--out", "a.npy"), 1, "error: no images in folder ."),
         (("--data", "cartoon:1", "--out", "a.txt"), 1, "error: a packed file must be called FILE.npy"),
         (
             ("--data", "cartoon:1", "--out", "a.npy", "--crop", "left"),

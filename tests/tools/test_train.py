@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan.checkpoint import list_checkpoints
+from dcgan.checkpoints.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--image-size 16 --base-channels 4 --latent-dim 8 --batch-size 8 --log-every 1 --device cpu".split()
@@ -19,8 +19,8 @@ def train(*arguments, cwd, **options):
 
 
 @pytest.fixture
-def faces(tmp_path, pictures):
-    np.save(tmp_path / "faces.npy", pictures)
+def faces(tmp_path, images):
+    np.save(tmp_path / "faces.npy", images)
     return tmp_path / "faces.npy"
 
 
@@ -37,7 +37,7 @@ def test_training_from_any_folder_prints_the_run_and_none_of_paddles_chatter(tmp
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == "work/train/00000-faces\n"
     lines = answer.stderr.splitlines()
-    assert lines[1:3] == ["24 pictures of 16 x 16 pixels", "Run folder: work/train/00000-faces"]
+    assert lines[1:3] == ["24 images of 16 x 16 pixels", "Run folder: work/train/00000-faces"]
     assert [line.split("  ")[1] for line in lines[3:-2]] == ["step 1/3", "step 2/3", "step 3/3"]
     assert lines[-2] == "report: work/train/00000-faces/report.html"
     assert lines[-1].startswith("done: 3 iterations.")
@@ -61,7 +61,7 @@ def test_dry_run_prints_the_config_and_counts_and_writes_nothing(tmp_path, faces
     before = sorted(tmp_path.rglob("*"))
     answer = train("--data", faces, "--dry-run", *TINY, cwd=tmp_path)
     facts = json.loads(answer.stdout)
-    assert answer.returncode == 0 and facts["pictures"] == 24 and facts["config"]["image_size"] == 16
+    assert answer.returncode == 0 and facts["images"] == 24 and facts["config"]["image_size"] == 16
     assert facts["parameters"]["discriminator"] == 848
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -69,7 +69,7 @@ def test_dry_run_prints_the_config_and_counts_and_writes_nothing(tmp_path, faces
 def test_without_data_it_says_that_faces_are_drawn_and_uses_the_quick_settings(tmp_path):
     answer = train("--dry-run", cwd=tmp_path)
     facts = json.loads(answer.stdout)
-    assert "training on drawn faces, with --preset quick" in answer.stderr
+    assert "training on synthetic faces, with --preset quick" in answer.stderr
     assert facts["config"]["data"] == "cartoon" and facts["config"]["base_channels"] == 32
 
 
@@ -153,7 +153,7 @@ def test_a_second_signal_ends_at_once(tmp_path, faces):
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import os, signal, time, types\n"
-        "from dcgan.callbacks import SignalStop\n"
+        "from dcgan.callbacks.stopping import SignalStop\n"
         "stop = SignalStop(); stop.set_model(types.SimpleNamespace(stop_training=False)); stop.on_train_begin()\n"
         "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1)\n"
         "assert stop.model.stop_training and stop.received == signal.SIGTERM\n"

@@ -1,1 +1,1 @@
-"""What `tools/benchmark.py` runs: one module for each of its subjects, and what they share."""
+"""What `tools/benchmark.py` runs: one module for each of its targets, and what they share."""

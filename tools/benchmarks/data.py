@@ -1,4 +1,4 @@
-"""From picture files to batches: this project's preparing and loading, and the tutorial's, on the same JPEG files."""
+"""From image files to batches: this project's preparing and loading, and the tutorial's, on the same JPEG files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dcgan.quiet import core_count
-
-from .measure import Case, Run, shell
+from dcgan.environment import core_count
+from tools.benchmarks.measure import Case, Run, shell
 
 BATCH_SIZE = 128
 TUTORIAL_THREADS, TUTORIAL_WORKERS = 8, 2
@@ -18,21 +17,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_jpegs(folder: Path, count: int) -> Path:
-    """`count` drawn faces of CelebA's size, 178 x 218, as JPEG files of 7 kB like CelebA's (1.44 GB, 202,599 files).
+    """`count` synthetic faces of CelebA's size, 178 x 218, as JPEG files of 7 kB as CelebA's (1.44 GB in all).
 
-    With grain: photographs have it, and a picture whose corner is of one colour costs `prepare` a second look.
+    With grain: photographs have it, and an image whose corner is of one colour costs `prepare` a second look.
     """
     import cv2
     import numpy as np
 
-    from dcgan.data.cartoon import draw_face
+    from dcgan.data.synthetic_faces import draw_face
 
     folder.mkdir()
 
     def write(i: int) -> None:
         grain = np.random.default_rng(i).integers(-3, 4, (218, 178, 1), np.int16)
-        picture = np.clip(draw_face(i)[:, :, ::-1] + grain, 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{i + 1:06}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 80])
+        image = np.clip(draw_face(i)[:, :, ::-1] + grain, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{i + 1:06}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 80])
 
     with ThreadPoolExecutor(core_count()) as pool:
         list(pool.map(write, range(count)))
@@ -42,17 +41,17 @@ def write_jpegs(folder: Path, count: int) -> Path:
 # ---- preparing ------------------------------------------------------------------------------------------------------
 
 
-def prepare_cases(pictures: Path, scratch: Path, image_size: int, against: list[str]) -> list[Case]:
-    """The tutorial's script first, which is the base, then this project's; units are pictures."""
-    count = sum(1 for _ in pictures.glob("*.jpg"))
-    arguments = {"pictures": pictures, "scratch": scratch, "image_size": image_size}
+def prepare_cases(images: Path, scratch: Path, image_size: int, against: list[str]) -> list[Case]:
+    """The tutorial's script first, which is the base, then this project's; units are images."""
+    count = sum(1 for _ in images.glob("*.jpg"))
+    arguments = {"images": images, "scratch": scratch, "image_size": image_size}
     ours = Case("prepare, this project", project_prepare, arguments, count, warm_up=1)
     if "tutorial" not in against:
         return [ours]
     return [Case("prepare, the tutorial's script", tutorial_prepare, arguments, count, warm_up=1), ours]
 
 
-def project_prepare(pictures: Path, scratch: Path, image_size: int) -> Run:
+def project_prepare(images: Path, scratch: Path, image_size: int) -> Run:
     """What tools/prepare.py does, never reusing what is there."""
     from dcgan.data.packed import info_path
     from dcgan.data.prepare import prepare
@@ -62,23 +61,23 @@ def project_prepare(pictures: Path, scratch: Path, image_size: int) -> Run:
     def run() -> None:
         for path in (out, info_path(out)):
             path.unlink(missing_ok=True)
-        prepare(str(pictures), out, image_size=image_size, progress=lambda done, total: None)
+        prepare(str(images), out, image_size=image_size, progress=lambda done, total: None)
 
     return run
 
 
-def tutorial_prepare(pictures: Path, scratch: Path, image_size: int) -> Run:
-    """The tutorial's chapter 2.1: eight threads resize (bilinear), crop and write each picture as a JPEG again."""
+def tutorial_prepare(images: Path, scratch: Path, image_size: int) -> Run:
+    """The tutorial's chapter 2.1: eight threads resize (bilinear), crop and write each image as a JPEG again."""
     from PIL import Image
 
-    files, out = sorted(pictures.glob("*.jpg")), scratch / "tutorial"
+    files, out = sorted(images.glob("*.jpg")), scratch / "tutorial"
 
     def one(path: Path) -> None:
-        picture = Image.open(path)
-        width, height = picture.size
+        image = Image.open(path)
+        width, height = image.size
         scale = image_size / min(width, height)
-        picture = picture.resize((round(width * scale), round(height * scale)), Image.BILINEAR)
-        picture.crop((0, 10, image_size, image_size + 10)).save(out / path.name)
+        image = image.resize((round(width * scale), round(height * scale)), Image.BILINEAR)
+        image.crop((0, 10, image_size, image_size + 10)).save(out / path.name)
 
     def run() -> None:
         shutil.rmtree(out, ignore_errors=True)
@@ -92,12 +91,12 @@ def tutorial_prepare(pictures: Path, scratch: Path, image_size: int) -> Run:
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
-def loader_cases(pictures: Path, packed: Path, count: int, repeats: int, against: list[str]) -> list[Case]:
+def loader_cases(images: Path, packed: Path, count: int, repeats: int, against: list[str]) -> list[Case]:
     """The tutorial's loader first, then this project's, an epoch a round; of ours several, for one is too short."""
     whole = count // BATCH_SIZE * BATCH_SIZE
     found = []
     if "tutorial" in against:
-        arguments = {"pictures": pictures}
+        arguments = {"images": images}
         found = [Case("load, the tutorial's DataLoader, 2 workers", tutorial_loader, arguments, whole, warm_up=1)]
     for prefetch in (0, 2):
         arguments = {"packed": packed, "prefetch": prefetch, "repeats": repeats}
@@ -115,9 +114,9 @@ def project_loader(packed: Path, prefetch: int, repeats: int) -> Run:
     return lambda: [None for _ in range(repeats) for _ in loader]
 
 
-def tutorial_loader(pictures: Path) -> Run:
+def tutorial_loader(images: Path) -> Run:
     """The tutorial's chapter 3: a Dataset of scikit-image's imread, and Paddle's DataLoader with two processes."""
-    from dcgan.quiet import import_paddle
+    from dcgan.environment import import_paddle
 
     os.environ["PYTHONWARNINGS"] = "ignore:No ccache"  # the loader's processes import Paddle anew
     import_paddle()
@@ -126,7 +125,7 @@ def tutorial_loader(pictures: Path) -> Run:
     from paddle.io import DataLoader
 
     loader = DataLoader(
-        _Pictures(sorted(pictures.iterdir()), skimage.io.imread),
+        _Images(sorted(images.iterdir()), skimage.io.imread),
         batch_size=BATCH_SIZE,
         shuffle=True,
         drop_last=True,
@@ -136,7 +135,7 @@ def tutorial_loader(pictures: Path) -> Run:
     return lambda: [None for _ in loader]
 
 
-class _Pictures:
+class _Images:
     """The tutorial's Dataset, duck-typed: paddle.io takes whatever has these two methods."""
 
     def __init__(self, files: list[Path], read: object):
@@ -163,13 +162,13 @@ packed = prepare(f"cartoon:{count}", out, image_size=size, progress=lambda done,
 prepared = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for batch in BatchLoader(packed.images, min(128, count), prefetch=2): pass
-print(json.dumps({"pictures": count, "prepare_seconds": prepared - start, "prepare_peak_mib": peak / 1024,
+print(json.dumps({"images": count, "prepare_seconds": prepared - start, "prepare_peak_mib": peak / 1024,
     "epoch_seconds": time.perf_counter() - prepared, "file_mb": packed.images.nbytes / 1e6}))
 """
 
 
 def growth(counts: list[int], scratch: Path, image_size: int) -> list[dict[str, float]]:
-    """Drawn faces, so many of them prepared and loaded for one epoch, each number in a process of its own.
+    """Synthetic faces, so many of them prepared and loaded for one epoch, each number in a process of its own.
 
     Peak memory is of preparing: afterwards the mapped file counts as memory, which it is not.
     """

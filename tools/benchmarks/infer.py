@@ -1,4 +1,4 @@
-"""Drawing pictures by this project's runtimes and by what a user would have without it; and a cold start."""
+"""Drawing images by this project's runtimes and by what a user would have without it; and a cold start."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from . import work
-from .measure import Case, Run, Skip, shell
-from .train import floor_cases
+from tools.benchmarks import work
+from tools.benchmarks.measure import Case, Run, Skip, shell
+from tools.benchmarks.train import floor_cases
 
 LATENT_DIM = 100
 STOCK = "stock-generator.onnx"  # paddle2onnx's own graph, beside the export
 ROOT = Path(__file__).resolve().parents[2]
-AT_ONCE = 32  # pictures a call, deploy/infer.py's default
+AT_ONCE = 32  # images a call, deploy/infer.py's default
 # name -> arguments of load_generator
 RUNTIMES: dict[str, dict[str, str]] = {
     "onnxruntime, this project": {"backend": "onnxruntime"},
@@ -28,20 +28,20 @@ RUNTIMES: dict[str, dict[str, str]] = {
 
 def export_random(folder: Path, base_channels: int, image_size: int) -> Path:
     """An export of a generator with random weights, which is as fast as a trained one, and paddle2onnx's own graph."""
-    from dcgan.quiet import import_paddle
+    from dcgan.environment import import_paddle
 
     import_paddle()
     import paddle
 
-    from dcgan.engine import tensors_of
-    from dcgan.networks import Generator
-    from dcgan.params import write_params
-    from export.exporter import Wish, export
+    from dcgan.checkpoints.params import write_params
+    from dcgan.networks.generator import Generator
+    from dcgan.training.state import network_arrays
+    from export.exporter import ExportConfig, export
 
     paddle.seed(0)
     params, out = folder / "random.params", folder / "export"
-    write_params(params, tensors_of(Generator(LATENT_DIM, base_channels, image_size)))
-    export(out, Wish(checkpoint=params, formats=("paddle", "onnx"), calibrate=1))
+    write_params(params, network_arrays(Generator(LATENT_DIM, base_channels, image_size)))
+    export(out, ExportConfig(checkpoint=params, formats=("paddle", "onnx"), precise_bn=1))
     write_stock(out)
     return out
 
@@ -72,7 +72,7 @@ def cases(
     return [*found, *floor_cases(threads, "torch" in against)]
 
 
-def picture_work(base_channels: int, image_size: int, batch_size: int, bytes_per_number: int = 4) -> work.Work:
+def image_work(base_channels: int, image_size: int, batch_size: int, bytes_per_number: int = 4) -> work.Work:
     """What drawing one batch takes."""
     return work.drawing(work.generator(LATENT_DIM, base_channels, image_size), batch_size, bytes_per_number)
 
@@ -91,7 +91,7 @@ def stock_runtime(path: Path, batch_size: int, threads: int) -> Run:
 
 
 def project_runtime(folder: Path, batch_size: int, threads: int, how: dict[str, Any]) -> Run:
-    """`Runtime.pictures` as deploy/infer.py calls it, `AT_ONCE` pictures at a time."""
+    """`Runtime.images` as deploy/infer.py calls it, `AT_ONCE` images at a time."""
     from deploy.manifest import ModelError
     from deploy.runtimes import is_installed, load_generator
 
@@ -102,18 +102,18 @@ def project_runtime(folder: Path, batch_size: int, threads: int, how: dict[str, 
     except ModelError as error:
         raise Skip(str(error)) from error
     z = _latents(batch_size)
-    return lambda: [runtime.pictures(z[i : i + AT_ONCE]) for i in range(0, batch_size, AT_ONCE)]
+    return lambda: [runtime.generate_from(z[i : i + AT_ONCE]) for i in range(0, batch_size, AT_ONCE)]
 
 
 def torch_drawing(base_channels: int, image_size: int, batch_size: int, threads: int, dtype: str) -> Run:
     """torch's generator in eval mode."""
-    from .torch_peer import drawing
+    from tools.benchmarks.torch_peer import drawing
 
     return drawing(base_channels, image_size, batch_size, threads, dtype)
 
 
 def _latents(batch_size: int) -> np.ndarray:
-    from deploy.latents import latents
+    from deploy.seeds import latents
 
     return latents(range(batch_size), LATENT_DIM)
 
@@ -124,7 +124,7 @@ _BARE = """
 import cv2, numpy, onnxruntime, sys
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 z = numpy.random.default_rng(0).standard_normal((100, 100), numpy.float32)
-pictures = [session.run(None, {"z": z[i : i + 32]}) for i in range(0, 100, 32)]
+images = [session.run(None, {"z": z[i : i + 32]}) for i in range(0, 100, 32)]
 """
 
 
@@ -133,7 +133,7 @@ def cold_cases(folder: Path, out: Path) -> list[Case]:
     bare = [sys.executable, "-c", _BARE, str(folder / "generator.onnx")]
     infer = [sys.executable, str(ROOT / "deploy" / "infer.py"), "--n", "100", "--model", str(folder)]
     return [
-        Case("imports and session alone, 100 pictures", cold_start, {"command": bare, "out": None}, 100),
+        Case("imports and session alone, 100 images", cold_start, {"command": bare, "out": None}, 100),
         Case("deploy/infer.py --n 100, 100 files and a grid", cold_start, {"command": infer, "out": out}, 100),
     ]
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dcgan.quiet import core_count
-
-from .measure import Run
+from dcgan.environment import core_count
+from tools.benchmarks.measure import Run
 
 SIDE = 2048  # of the square matrices that are multiplied
 PRODUCT_FLOP = 2 * SIDE**3
@@ -38,7 +37,7 @@ def describe() -> dict[str, Any]:
 
 def paddle_product(threads: int) -> Run:
     """Multiply two float32 matrices as Paddle does."""
-    from dcgan.quiet import import_paddle
+    from dcgan.environment import import_paddle
 
     import_paddle()
     import paddle

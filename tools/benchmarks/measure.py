@@ -21,7 +21,7 @@ STARTING_SECONDS = 600.0  # importing, building and warming up, on a busy machin
 class Case(NamedTuple):
     """Something to be timed: `factory(**arguments)` is called in the case's process and returns what a round calls.
 
-    `units` - what one call gets done: pictures, or operations.  `warm_up` - calls before the first round.
+    `units` - what one call gets done: images, or operations.  `warm_up` - calls before the first round.
     """
 
     name: str

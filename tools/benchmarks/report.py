@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import data, infer, train, work
-from .measure import Case, Timing, measure
+from tools.benchmarks import data, infer, train, work
+from tools.benchmarks.measure import Case, Timing, measure
 
 Say = Callable[[str], object]
 _FLOOR_NAMES = ("matrix product, float32", "matrix product, bfloat16", "copy of memory")
@@ -22,7 +22,7 @@ def run_train(args: argparse.Namespace, against: list[str], scratch: Path, say: 
         sizes = (100, args.base_channels, args.image_size, size)
         cases = only(train.cases(size, args.base_channels, args.image_size, args.threads, against), args.only)
         todo = {4: work.training_step(*sizes), 2: work.training_step(*sizes, bytes_per_number=2)}
-        title = f"one training iteration of {size} pictures, {args.image_size} x {args.image_size}, {_of(args)}"
+        title = f"one training iteration of {size} images, {args.image_size} x {args.image_size}, {_of(args)}"
         tables.append(_with_floor(title, cases, args.rounds, say, todo))
     return tables
 
@@ -38,10 +38,10 @@ def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: 
             infer.write_stock(folder)
     tables = []
     for size in args.batch_size:
-        todo = {b: infer.picture_work(args.base_channels, args.image_size, size, b) for b in (4, 2)}
+        todo = {b: infer.image_work(args.base_channels, args.image_size, size, b) for b in (4, 2)}
         cases = only(infer.cases(folder, size, args.base_channels, args.image_size, args.threads, against), args.only)
-        tables.append(_with_floor(f"drawing {size} pictures, {_of(args)}", cases, args.rounds, say, todo))
-    cold = infer.cold_cases(folder, scratch / "pictures")
+        tables.append(_with_floor(f"drawing {size} images, {_of(args)}", cases, args.rounds, say, todo))
+    cold = infer.cold_cases(folder, scratch / "images")
     tables.append(_table("a cold start, each time a new process", *measure(cold, args.rounds, say)))
     return tables
 
@@ -49,15 +49,15 @@ def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: 
 def run_data(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
     """Preparing; loading; and how both grow, if asked for."""
     say("writing JPEG files" if args.data is None else f"reading {args.data}")
-    pictures = args.data or data.write_jpegs(scratch / "jpegs", 2000)
-    cases = data.prepare_cases(pictures, scratch, args.image_size, against)
+    images = args.data or data.write_jpegs(scratch / "jpegs", 2000)
+    cases = data.prepare_cases(images, scratch, args.image_size, against)
     prepared, skipped = measure(cases, args.rounds, say)
     tables = [_table(f"preparing {cases[0].units:,.0f} JPEG files", prepared, skipped)]
-    small = scratch / "tutorial" if "tutorial" in against else pictures
+    small = scratch / "tutorial" if "tutorial" in against else images
     loaders = data.loader_cases(small, scratch / "packed.npy", int(cases[0].units), 20, against)
     tables.append(_table("loading what was prepared, in batches of 128", *measure(loaders, args.rounds, say)))
     if args.counts:
-        say(f"preparing {', '.join(f'{n:,}' for n in args.counts)} drawn faces")
+        say(f"preparing {', '.join(f'{n:,}' for n in args.counts)} synthetic faces")
         tables.append({"title": "growth", "growth": data.growth(args.counts, scratch, args.image_size)})
     return tables
 
@@ -151,9 +151,9 @@ def _rows(table: dict[str, Any]) -> list[str]:
 
 
 def _growth(rows: list[dict[str, float]]) -> list[str]:
-    lines = [f"{'pictures':>10}{'prepare s':>12}{'peak MiB':>10}{'file MB':>10}{'epoch s':>10}"]
+    lines = [f"{'images':>10}{'prepare s':>12}{'peak MiB':>10}{'file MB':>10}{'epoch s':>10}"]
     return lines + [
-        f"{row['pictures']:10,}{row['prepare_seconds']:12.1f}{row['prepare_peak_mib']:10.0f}{row['file_mb']:10.0f}"
+        f"{row['images']:10,}{row['prepare_seconds']:12.1f}{row['prepare_peak_mib']:10.0f}{row['file_mb']:10.0f}"
         f"{row['epoch_seconds']:10.2f}"
         for row in rows
     ]

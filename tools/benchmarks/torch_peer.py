@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .measure import Run
-from .work import Layer, discriminator, generator
+from tools.benchmarks.measure import Run
+from tools.benchmarks.work import Layer, discriminator, generator
 
 LATENT_DIM = 100
 
@@ -32,12 +32,12 @@ def _stack(layers: list[Layer], convolution: type[nn.Module], activation: nn.Mod
 
 
 def adversarial_step(real: np.ndarray, base_channels: int, image_size: int, threads: int, dtype: str) -> Run:
-    """One iteration: one pass of G, D learns from real and drawn pictures in one backward pass, G from a frozen D."""
+    """One iteration: one pass of G, D learns from real and fake images in one backward, G from a frozen D."""
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     g, d = networks(base_channels, image_size)
     g_adam, d_adam = (torch.optim.Adam(n.parameters(), 2e-4, betas=(0.5, 0.999)) for n in (g, d))
-    pictures = torch.from_numpy(real).to(memory_format=torch.channels_last)
+    real_images = torch.from_numpy(real).to(memory_format=torch.channels_last)
     half = dtype == "bfloat16"
 
     def precision() -> contextlib.AbstractContextManager:
@@ -50,9 +50,9 @@ def adversarial_step(real: np.ndarray, base_channels: int, image_size: int, thre
 
     def step() -> None:
         with precision():
-            fake = g(torch.randn(len(pictures), LATENT_DIM, 1, 1))
+            fake = g(torch.randn(len(real_images), LATENT_DIM, 1, 1))
         d_adam.zero_grad()
-        (loss(pictures, True) + loss(fake.detach(), False)).backward()
+        (loss(real_images, True) + loss(fake.detach(), False)).backward()
         d_adam.step()
         d.requires_grad_(False)
         g_adam.zero_grad()

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import machine, work
-from .measure import Case, Run, Skip
+from tools.benchmarks import machine, work
+from tools.benchmarks.measure import Case, Run, Skip
 
 # name -> settings of TrainConfig; the first is what the others are compared with
 VARIANTS: dict[str, dict[str, str]] = {
@@ -59,13 +59,13 @@ def real_batch(batch_size: int, image_size: int) -> np.ndarray:
 
 def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: int, settings: dict[str, Any]) -> Run:
     """`DCGAN.train_batch`, without the averaged generator and the augmentation, which the peers have not."""
-    from dcgan.quiet import import_paddle
+    from dcgan.environment import import_paddle
 
     import_paddle()
     import paddle
 
     from dcgan import DCGAN, TrainConfig
-    from dcgan.networks import PADDLE_KERNELS
+    from dcgan.networks.kernels import PADDLE_KERNELS
 
     config = TrainConfig(
         batch_size=batch_size,
@@ -90,7 +90,7 @@ def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: i
 
 def torch_step(batch_size: int, base_channels: int, image_size: int, threads: int, dtype: str) -> Run:
     """The same iteration by torch: the same layers, losses, optimizers and order of passes, in channels_last."""
-    from .torch_peer import adversarial_step
+    from tools.benchmarks.torch_peer import adversarial_step
 
     real = real_batch(batch_size, image_size)
     return adversarial_step(real, base_channels, image_size, threads, dtype)

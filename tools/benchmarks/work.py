@@ -1,7 +1,7 @@
-"""How much there is to compute and to move in one training step or one picture: the floor under every figure.
+"""How much there is to compute and to move in one training step or one image: the floor under every figure.
 
 A convolution multiplies each of its weights once for each position of its smaller side, whichever of its three passes
-it is: 2 * inputs * filters * kernel^2 * positions floating point operations a picture. BatchNorm, activations and the
+it is: 2 * inputs * filters * kernel^2 * positions floating point operations an image. BatchNorm, activations and the
 optimizer are left out: together they are below one per cent.
 """
 
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """Activations that go in and come out, a picture."""
+        """Activations that go in and come out, an image."""
         return self.channels_in * self.side_in**2 + self.channels_out * self.side_out**2
 
 
@@ -42,7 +42,7 @@ class Work(NamedTuple):
 
 
 def discriminator(base_channels: int, image_size: int) -> list[Layer]:
-    """The layers of dcgan.networks.Discriminator."""
+    """The layers of the discriminator."""
     layers, channels, side, width = [], 3, image_size, base_channels
     while side > 4:
         layers.append(Layer(channels, side, width, side // 2))
@@ -51,7 +51,7 @@ def discriminator(base_channels: int, image_size: int) -> list[Layer]:
 
 
 def generator(latent_dim: int, base_channels: int, image_size: int) -> list[Layer]:
-    """The layers of dcgan.networks.Generator: the discriminator's mirrored, but for latents instead of one logit."""
+    """The layers of the generator: the discriminator's mirrored, but for latents instead of one logit."""
     mirrored = [
         Layer(d.channels_out, d.side_out, d.channels_in, d.side_in) for d in discriminator(base_channels, image_size)
     ]
@@ -66,7 +66,7 @@ def drawing(layers: list[Layer], batch_size: int, bytes_per_number: int = 4) -> 
 def training_step(
     latent_dim: int, base_channels: int, image_size: int, batch_size: int, bytes_per_number: int = 4
 ) -> Work:
-    """One iteration: G draws; D judges real and drawn pictures and learns; D judges once more and G learns.
+    """One iteration: G draws; D judges real and drawn images and learns; D judges once more and G learns.
 
     Gradients: of weights in both networks, of inputs except those of G's first layer and, when D learns, D's first;
     none of D's weights when G learns. Bytes: each pass reads two of a layer's arrays and writes the third; Adam reads

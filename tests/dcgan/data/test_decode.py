@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dcgan.data import decode
-from dcgan.data.decode import Limits, decode_picture, quiet_decoders
+from dcgan.data.decode import Limits, decode_image, quiet_decoders
 from dcgan.errors import DataError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -30,20 +30,20 @@ def quiet():
 
 
 def quarters(height=48, width=32):
-    picture = np.empty((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
     half_height, half_width = height // 2, width // 2
-    picture[:half_height, :half_width], picture[:half_height, half_width:] = RED, GREEN
-    picture[half_height:, :half_width], picture[half_height:, half_width:] = BLUE, WHITE
-    return picture
+    image[:half_height, :half_width], image[:half_height, half_width:] = RED, GREEN
+    image[half_height:, :half_width], image[half_height:, half_width:] = BLUE, WHITE
+    return image
 
 
 def noise(height=61, width=47):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def save(picture, kind, mode="RGB", **options):
+def save(image, kind, mode="RGB", **options):
     stream = io.BytesIO()
-    Image.fromarray(picture).convert(mode).save(stream, kind, **options)
+    Image.fromarray(image).convert(mode).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -60,12 +60,12 @@ def jpeg_with(segment, jpeg):
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
 
 
-def corners(picture):
-    return [tuple(int(v) for v in picture[y, x]) for y in (3, -4) for x in (3, -4)]
+def corners(image):
+    return [tuple(int(v) for v in image[y, x]) for y in (3, -4) for x in (3, -4)]
 
 
-def is_close(picture, expected, tolerance):
-    return np.abs(picture.astype(int) - expected).max() <= tolerance
+def is_close(image, expected, tolerance):
+    return np.abs(image.astype(int) - expected).max() <= tolerance
 
 
 KINDS = {
@@ -86,25 +86,25 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
 def test_lossless_kinds_come_back_exactly_whatever_their_name(kind):
-    picture = noise()
-    assert np.array_equal(decode_picture(save(picture, kind, lossless=True)), picture)
+    image = noise()
+    assert np.array_equal(decode_image(save(image, kind, lossless=True)), image)
 
 
 def test_jpeg_keeps_rows_and_colours():
-    decoded = decode_picture(save(quarters(), "JPEG", quality=95))
+    decoded = decode_image(save(quarters(), "JPEG", quality=95))
     assert decoded.dtype == np.uint8
     assert decoded.shape == (48, 32, 3)
     assert np.allclose(corners(decoded), CORNERS, atol=6)
 
 
 def test_cmyk_jpeg_becomes_rgb():
-    decoded = decode_picture(save(quarters(), "JPEG", "CMYK", quality=95))
+    decoded = decode_image(save(quarters(), "JPEG", "CMYK", quality=95))
     assert np.allclose(corners(decoded), CORNERS, atol=8)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
 def test_grey_becomes_three_equal_channels(mode):
-    decoded = decode_picture(save(quarters(), "PNG", mode))
+    decoded = decode_image(save(quarters(), "PNG", mode))
     assert decoded.shape == (48, 32, 3)
     assert (decoded == decoded[..., :1]).all()
     assert [c[0] for c in corners(decoded)][3] == 255
@@ -114,11 +114,11 @@ def test_grey_becomes_three_equal_channels(mode):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_sixteen_bits_become_eight(channels):
     levels = np.arange(256, dtype=np.uint16).reshape(16, 16, 1) * 257
-    picture = np.repeat(levels, channels, axis=2)
+    image = np.repeat(levels, channels, axis=2)
     if channels == 4:
-        picture[..., 3] = 65535
-    encoded = cv2.imencode(".png", picture)[1].tobytes()
-    assert np.array_equal(decode_picture(encoded), np.repeat(levels // 257, 3, axis=2))
+        image[..., 3] = 65535
+    encoded = cv2.imencode(".png", image)[1].tobytes()
+    assert np.array_equal(decode_image(encoded), np.repeat(levels // 257, 3, axis=2))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -128,7 +128,7 @@ def test_alpha_is_laid_over_white(kind):
     rgba[:, 6:, 3] = 51  # a fifth
     stream = io.BytesIO()
     Image.fromarray(rgba).save(stream, kind, lossless=True)
-    decoded = decode_picture(stream.getvalue())
+    decoded = decode_image(stream.getvalue())
     assert tuple(decoded[0, 0]) == WHITE
     assert tuple(decoded[0, 4]) == (200, 100, 0)
     assert tuple(decoded[0, 8]) == (244, 224, 204)  # 0.2 x colour + 0.8 x 255
@@ -145,7 +145,7 @@ def test_alpha_over_white_is_the_same_to_the_bit_however_it_is_cut_up(dtype, sha
 
 
 @pytest.mark.parametrize("shape", [(1000, 2000), (1, 2_000_000)])
-def test_alpha_takes_no_more_memory_than_the_picture(shape):
+def test_alpha_takes_no_more_memory_than_the_image(shape):
     bgra = np.zeros((*shape, 4), np.uint16)
     tracemalloc.start()
     try:
@@ -157,7 +157,7 @@ def test_alpha_takes_no_more_memory_than_the_picture(shape):
 
 
 def test_transparent_palette_entry_is_laid_over_white():
-    decoded = decode_picture(save(quarters(), "PNG", "P", transparency=bytes(256)))
+    decoded = decode_image(save(quarters(), "PNG", "P", transparency=bytes(256)))
     assert (decoded == 255).all()
 
 
@@ -177,7 +177,7 @@ UPRIGHT = {  # EXIF 2.3, tag 0x0112: where the stored corners red, green, blue, 
 @pytest.mark.parametrize("order", "<>")
 def test_jpeg_is_turned_upright_by_its_exif_orientation(orientation, order):
     jpeg = jpeg_with(b"Exif\0\0" + exif(orientation, order), save(quarters(), "JPEG", quality=95))
-    decoded = decode_picture(jpeg)
+    decoded = decode_image(jpeg)
     assert decoded.shape == ((32, 48, 3) if orientation >= 5 else (48, 32, 3))
     assert np.allclose(corners(decoded), UPRIGHT[orientation], atol=6)
 
@@ -186,23 +186,23 @@ def test_png_and_webp_are_turned_upright_too():
     png = save(quarters(), "PNG")
     png = png[:33] + png_chunk(b"eXIf", exif(6)) + png[33:]
     webp = save(quarters(), "WEBP", lossless=True, exif=b"Exif\0\0" + exif(6))
-    assert corners(decode_picture(png)) == corners(decode_picture(webp)) == list(UPRIGHT[6])
+    assert corners(decode_image(png)) == corners(decode_image(webp)) == list(UPRIGHT[6])
 
 
 @pytest.mark.parametrize("block", [b"", b"MM\0*", exif(9), exif(6)[:12], b"II*\0" + b"\xff" * 20])
 def test_unusable_exif_means_upright(block):
-    decoded = decode_picture(jpeg_with(b"Exif\0\0" + block, save(quarters(), "JPEG", quality=95)))
+    decoded = decode_image(jpeg_with(b"Exif\0\0" + block, save(quarters(), "JPEG", quality=95)))
     assert np.allclose(corners(decoded), CORNERS, atol=6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_cut_anywhere_is_refused(kind):
     whole = KINDS[kind]
-    assert decode_picture(whole).shape == (61, 47, 3)
+    assert decode_image(whole).shape == (61, 47, 3)
     cuts = {*range(0, len(whole), max(1, len(whole) // 60)), *range(len(whole) - 20, len(whole))}
     for cut in sorted(cuts):
         with pytest.raises(DataError):
-            decode_picture(whole[:cut])
+            decode_image(whole[:cut])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[:3] in ("jpe", "png")])
@@ -211,7 +211,7 @@ def test_a_cut_file_filled_up_with_zeros_is_refused(kind, share):  # to BMP and 
     whole = KINDS[kind]
     cut = int(len(whole) * share)
     with pytest.raises(DataError):
-        decode_picture(whole[:cut] + bytes(len(whole) - cut))
+        decode_image(whole[:cut] + bytes(len(whole) - cut))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg grey", "jpeg cmyk"])
@@ -219,19 +219,19 @@ def test_a_cut_file_filled_up_with_zeros_is_refused(kind, share):  # to BMP and 
 def test_a_jpeg_cut_and_closed_with_an_end_marker_is_refused(kind, share):
     whole = KINDS[kind]
     with pytest.raises(DataError, match="truncated JPEG"):
-        decode_picture(whole[: int(len(whole) * share)] + b"\xff\xd9")
+        decode_image(whole[: int(len(whole) * share)] + b"\xff\xd9")
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_whole_jpeg_of_one_colour_is_not_taken_for_a_cut_one(progressive):
     for grey in (0, 128, 255):
-        picture = np.full((70, 50, 3), grey, np.uint8)
-        assert is_close(decode_picture(save(picture, "JPEG", progressive=progressive)), picture, 1)
+        image = np.full((70, 50, 3), grey, np.uint8)
+        assert is_close(decode_image(save(image, "JPEG", progressive=progressive)), image, 1)
 
 
 def test_bytes_after_the_end_are_allowed():
     for kind in ("jpeg", "png", "bmp", "webp"):
-        assert np.array_equal(decode_picture(KINDS[kind] + b"\0after\xff\xd9"), decode_picture(KINDS[kind]))
+        assert np.array_equal(decode_image(KINDS[kind] + b"\0after\xff\xd9"), decode_image(KINDS[kind]))
 
 
 @pytest.mark.parametrize("position", [20, 300, 3000])
@@ -239,14 +239,14 @@ def test_a_flipped_bit_in_a_png_is_refused(position):
     damaged = bytearray(KINDS["png"])
     damaged[position] ^= 4
     with pytest.raises(DataError, match="damaged PNG: the checksum"):
-        decode_picture(bytes(damaged))
+        decode_image(bytes(damaged))
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"Dear diary, this is no picture", "not a JPEG, PNG, WebP or BMP"),
+        (b"Dear diary, this is no image", "not a JPEG, PNG, WebP or BMP"),
         (b"GIF89a" + bytes(50), "not a JPEG, PNG, WebP or BMP"),
         (b"RIFF\x10\0\0\0WAVEfmt " + bytes(50), "not a JPEG, PNG, WebP or BMP"),
         (b"\xff\xd8\xff\xd9", "0 x 0 pixels"),
@@ -254,16 +254,16 @@ def test_a_flipped_bit_in_a_png_is_refused(position):
         (b"BM" + bytes(100), "0 x 0 pixels"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_reason(data, reason):
+def test_what_is_no_image_is_refused_with_its_reason(data, reason):
     with pytest.raises(DataError, match=reason):
-        decode_picture(data)
+        decode_image(data)
 
 
-def test_an_animated_webp_is_refused_and_an_animated_png_gives_its_still_picture():
+def test_an_animated_webp_is_refused_and_an_animated_png_gives_its_still_image():
     frames = {"save_all": True, "append_images": [Image.fromarray(noise()[::-1])]}
     with pytest.raises(DataError, match="animated"):
-        decode_picture(save(noise(), "WEBP", **frames))
-    assert np.array_equal(decode_picture(save(noise(), "PNG", **frames)), noise())
+        decode_image(save(noise(), "WEBP", **frames))
+    assert np.array_equal(decode_image(save(noise(), "PNG", **frames)), noise())
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "webp", "webp lossless"])
@@ -273,46 +273,46 @@ def test_too_many_pixels_are_refused_before_decoding(kind, monkeypatch):
 
     monkeypatch.setattr(decode.cv2, "imdecode", never)
     with pytest.raises(DataError, match="47 x 61 pixels, more than the limit 2866; .* --max-pixels 2867, then"):
-        decode_picture(KINDS[kind], Limits(max_pixels=47 * 61 - 1))
+        decode_image(KINDS[kind], Limits(max_pixels=47 * 61 - 1))
 
 
 def test_a_decoder_that_disagrees_with_the_header_is_not_believed(monkeypatch):
     monkeypatch.setattr(decode.cv2, "imdecode", lambda *_: np.zeros((47, 61, 3), np.uint8))
     with pytest.raises(DataError, match="header and its content disagree"):
-        decode_picture(KINDS["png"])
+        decode_image(KINDS["png"])
 
 
 def test_a_png_that_claims_an_absurd_size_costs_nothing():
     png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0))
     png += png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
     with pytest.raises(DataError, match="2147483647 x 2147483647 pixels"):
-        decode_picture(png)
+        decode_image(png)
 
 
 def test_too_many_bytes_are_refused():
     with pytest.raises(DataError, match=r"more than the limit 100; to allow it: .* --max-file-bytes \d+, then"):
-        decode_picture(KINDS["png"], Limits(max_file_bytes=100))
+        decode_image(KINDS["png"], Limits(max_file_bytes=100))
 
 
-def test_random_damage_is_refused_or_gives_a_picture_and_nothing_else():
+def test_random_damage_is_refused_or_gives_a_image_and_nothing_else():
     random = np.random.default_rng(7)
     for i in range(600):
         data = bytearray(list(KINDS.values())[i % len(KINDS)])
         for position in random.integers(0, min(len(data), (100, 4000)[i % 2]), 3):
             data[position] = random.integers(0, 256)
         try:
-            picture = decode_picture(bytes(data), Limits(max_pixels=10**6))
+            image = decode_image(bytes(data), Limits(max_pixels=10**6))
         except DataError:
             continue
-        assert picture.dtype == np.uint8
-        assert picture.ndim == 3
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
 
 
 def test_decoders_are_quiet_and_others_are_not(capfd):
     os.write(2, b"before\n")
     noisy = KINDS["jpeg"][:-2] + bytes(30) + b"\xff\xd9"  # libjpeg: "28 extraneous bytes before marker 0xd9"
     with quiet_decoders() as screen:
-        decode_picture(noisy)
+        decode_image(noisy)
         os.write(2, b"within\n")
         print("direct", file=screen, flush=True)
     os.write(2, b"after\n")

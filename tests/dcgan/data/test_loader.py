@@ -1,4 +1,4 @@
-"""Batches: the right pictures, in an order that (seed, epoch) sets alone, mirrored fairly, by a thread that behaves."""
+"""Batches: the right images, in an order that (seed, epoch) sets alone, mirrored fairly, by a thread that behaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dcgan.images import to_uint8
 
 @pytest.fixture
 def numbered():
-    """Picture n is n everywhere, its left half one brighter in the last row: uint8 [50, 3, 4, 4]."""
+    """Image n is n everywhere, its left half one brighter in the last row: uint8 [50, 3, 4, 4]."""
     images = np.broadcast_to(np.arange(50, dtype=np.uint8)[:, None, None, None] * 4, (50, 3, 4, 4)).copy()
     images[:, :, -1, :2] += 1
     return images
@@ -24,7 +24,7 @@ def epoch_of(loader: BatchLoader) -> list[np.ndarray]:
 
 
 def numbers(batches: list[np.ndarray]) -> list[list[int]]:
-    """Which pictures each batch holds."""
+    """Which images each batch holds."""
     return [(to_uint8(batch[:, 0, 0, 0]) // 4).tolist() for batch in batches]
 
 
@@ -48,7 +48,7 @@ def wait_for_threads() -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_batches_are_float32_pictures_in_minus_one_to_one(prefetch):
+def test_batches_are_float32_images_in_minus_one_to_one(prefetch):
     images = np.zeros((4, 3, 8, 8), np.uint8)
     images[:, 0], images[:, 1] = 255, 128
     ((batch,),) = list(BatchLoader(images, 4, prefetch=prefetch))
@@ -58,15 +58,15 @@ def test_batches_are_float32_pictures_in_minus_one_to_one(prefetch):
     assert np.allclose(batch[:, 1], 128 / 127.5 - 1, atol=1e-7)
 
 
-def test_pictures_are_the_packed_ones_unturned(pictures):
-    loader = BatchLoader(pictures, 8)
+def test_images_are_the_packed_ones_unturned(images):
+    loader = BatchLoader(images, 8)
     for batch in epoch_of(loader):
-        for picture in to_uint8(batch):
-            assert (pictures == picture).all(axis=(1, 2, 3)).sum() == 1
+        for image in to_uint8(batch):
+            assert (images == image).all(axis=(1, 2, 3)).sum() == 1
 
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, 50), (7, 7), (25, 2), (26, 1), (50, 1)])
-def test_every_picture_comes_at_most_once_an_epoch(numbered, batch_size, batches):
+def test_every_image_comes_at_most_once_an_epoch(numbered, batch_size, batches):
     loader = BatchLoader(numbered, batch_size)
     found = numbers(epoch_of(loader))
     assert len(loader) == len(found) == batches
@@ -75,13 +75,13 @@ def test_every_picture_comes_at_most_once_an_epoch(numbered, batch_size, batches
     assert len(set(flat)) == len(flat) == batches * batch_size
 
 
-def test_left_out_pictures_come_in_another_epoch(numbered):
+def test_left_out_images_come_in_another_epoch(numbered):
     loader = BatchLoader(numbered, 40)
     seen = {n for _ in range(20) for batch in numbers(epoch_of(loader)) for n in batch}
     assert seen == set(range(50))
 
 
-def test_packed_pictures_stay_as_they_are(numbered):
+def test_packed_images_stay_as_they_are(numbered):
     before = numbered.copy()
     numbered.setflags(write=False)
     for batch in epoch_of(BatchLoader(numbered, 10, flip=True)):
@@ -89,7 +89,7 @@ def test_packed_pictures_stay_as_they_are(numbered):
     assert np.array_equal(numbered, before)
 
 
-def test_memory_mapped_pictures_give_the_same_batches(numbered, tmp_path):
+def test_memory_mapped_images_give_the_same_batches(numbered, tmp_path):
     np.save(tmp_path / "a.npy", numbered)
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
     found = epoch_of(BatchLoader(mapped, 10, seed=3, flip=True))
@@ -147,8 +147,8 @@ def test_position_beyond_the_epoch_is_refused(numbered, position):
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_too_few_pictures_say_what_to_do(numbered, count):
-    with pytest.raises(ValueError, match=f"a batch of 10 needs at least 10 pictures, received {count}") as caught:
+def test_too_few_images_say_what_to_do(numbered, count):
+    with pytest.raises(ValueError, match=f"a batch of 10 needs at least 10 images, received {count}") as caught:
         BatchLoader(numbered[:count], 10)
     assert "batch size" in str(caught.value)
 
@@ -163,7 +163,7 @@ def test_batch_of_nothing_is_refused(numbered, batch_size):
 
 
 def test_mirror_swaps_left_and_right_only(numbered):
-    numbered[:, :, 0, 0] += 2  # a mark in the first row, so that an upside-down picture is seen too
+    numbered[:, :, 0, 0] += 2  # a mark in the first row, so that an upside-down image is seen too
     plain = epoch_of(BatchLoader(numbered, 10, seed=4))
     flipped = epoch_of(BatchLoader(numbered, 10, seed=4, flip=True))
     turned = 0
@@ -181,7 +181,7 @@ def test_about_half_is_mirrored_each_time_anew(numbered):
     assert len({tuple(row) for row in shares.tolist()}) > 30
 
 
-def test_every_picture_is_seen_both_ways(numbered):
+def test_every_image_is_seen_both_ways(numbered):
     loader = BatchLoader(numbered, 50, seed=4, flip=True, prefetch=0)
     ways = np.array([is_mirrored(batch) for _ in range(20) for batch in epoch_of(loader)])
     assert (ways.any(axis=0) & ~ways.all(axis=0)).all()
@@ -274,8 +274,8 @@ def test_processes_share_an_epoch_without_overlap_in_equally_many_batches(number
     together = numbers(epoch_of(BatchLoader(numbered, 4 * processes, seed=8)))
     assert [len(share) for share in shares] == [len(together)] * processes == [50 // (4 * processes)] * processes
     for i, whole in enumerate(together):
-        assert sorted(picture for share in shares for picture in share[i]) == whole
-    seen = [picture for share in shares for batch in share for picture in batch]
+        assert sorted(image for share in shares for image in share[i]) == whole
+    seen = [image for share in shares for batch in share for image in batch]
     assert len(set(seen)) == len(seen)
 
 
@@ -291,5 +291,5 @@ def test_processes_continue_in_the_middle_of_an_epoch_and_mirror_each_in_its_own
 
 
 def test_a_batch_of_all_processes_larger_than_the_data_is_refused(numbered):
-    with pytest.raises(ValueError, match="a batch of 60 needs at least 60 pictures, received 50"):
+    with pytest.raises(ValueError, match="a batch of 60 needs at least 60 images, received 50"):
         BatchLoader(numbered, 20, processes=3)

@@ -18,7 +18,7 @@ import pytest
 from dcgan.data import prepare as module
 from dcgan.data.decode import Limits
 from dcgan.data.packed import open_packed
-from dcgan.data.prepare import cached_packed, fit_picture, prepare
+from dcgan.data.prepare import cached_packed, fit_image, prepare
 from dcgan.errors import DataError
 from dcgan.images import write_png
 
@@ -33,7 +33,7 @@ def noise(height, width, seed=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """37 pictures of different sizes; picture i is of the colour (i, 2i, 3i)."""
+    """37 images of different sizes; image i is of the colour (i, 2i, 3i)."""
     root = tmp_path / "faces"
     root.mkdir()
     for i in range(37):
@@ -44,12 +44,12 @@ def folder(tmp_path):
 
 @pytest.fixture
 def never_decode(monkeypatch):
-    """Call it, and from then on every decoded picture is a failure of the test."""
+    """Call it, and from then on every decoded image is a failure of the test."""
 
     def forbid(*_):
         raise AssertionError("decoded again")
 
-    return lambda: monkeypatch.setattr(module, "fit_picture", forbid)
+    return lambda: monkeypatch.setattr(module, "fit_image", forbid)
 
 
 def files(folder):
@@ -60,20 +60,20 @@ def files(folder):
 
 
 def test_rows_stay_rows_and_red_stays_red_through_prepare_and_png(tmp_path):
-    picture = noise(20, 16)
-    picture[:4, :4], picture[:4, -4:], picture[12:16, :4] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    image = noise(20, 16)
+    image[:4, :4], image[:4, -4:], image[12:16, :4] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(encode(picture))
+    (tmp_path / "in" / "a.png").write_bytes(encode(image))
     packed = prepare(str(tmp_path / "in"), tmp_path / "a.npy", image_size=16, crop="0,0")
-    assert np.array_equal(packed.images[0], np.moveaxis(picture[:16], 2, 0))
+    assert np.array_equal(packed.images[0], np.moveaxis(image[:16], 2, 0))
     write_png(tmp_path / "out.png", packed.images[0])
-    assert np.array_equal(cv2.imread(str(tmp_path / "out.png"))[..., ::-1], picture[:16])
+    assert np.array_equal(cv2.imread(str(tmp_path / "out.png"))[..., ::-1], image[:16])
 
 
 def test_shrinking_averages_areas():
-    picture = noise(192, 96)
-    fitted = fit_picture(picture, 32, "0,5")
-    expected = picture.reshape(64, 3, 32, 3, 3).mean(axis=(1, 3))[5:37]
+    image = noise(192, 96)
+    fitted = fit_image(image, 32, "0,5")
+    expected = image.reshape(64, 3, 32, 3, 3).mean(axis=(1, 3))[5:37]
     assert np.abs(fitted - expected).max() <= 0.51
 
 
@@ -94,30 +94,30 @@ def test_shrinking_averages_areas():
         ("99,99", 16, (30, 16), 0, 14),
     ],
 )
-def test_crop_lies_where_it_should_and_inside_the_picture(crop, size, shape, x, y):
-    picture = noise(*shape)
-    assert np.array_equal(fit_picture(picture, size, crop), picture[y : y + size, x : x + size])
+def test_crop_lies_where_it_should_and_inside_the_image(crop, size, shape, x, y):
+    image = noise(*shape)
+    assert np.array_equal(fit_image(image, size, crop), image[y : y + size, x : x + size])
 
 
 def test_celeba_becomes_64_by_78_cut_at_0_10():
-    picture = np.zeros((218, 178, 3), np.uint8)
-    picture[28:] = 255  # 28 rows are 10.02 of the 78
-    fitted = fit_picture(picture, 64)
+    image = np.zeros((218, 178, 3), np.uint8)
+    image[28:] = 255  # 28 rows are 10.02 of the 78
+    fitted = fit_image(image, 64)
     assert fitted.shape == (64, 64, 3)
     assert (fitted[1:] == 255).all()
     assert (fitted[0] > 245).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 5), (5, 7), (64, 9), (1, 1), (1, 40)])
-def test_small_pictures_are_enlarged(height, width):
-    fitted = fit_picture(np.full((height, width, 3), 200, np.uint8), 64, "center")
+def test_small_images_are_enlarged(height, width):
+    fitted = fit_image(np.full((height, width, 3), 200, np.uint8), 64, "center")
     assert fitted.shape == (64, 64, 3)
     assert (fitted == 200).all()
 
 
-def test_elongated_picture_is_refused_before_it_is_enlarged():
+def test_elongated_image_is_refused_before_it_is_enlarged():
     with pytest.raises(DataError, match="too elongated: 1 x 60000 pixels would become 64 x 3840000"):
-        fit_picture(np.zeros((60_000, 1, 3), np.uint8), 64)
+        fit_image(np.zeros((60_000, 1, 3), np.uint8), 64)
 
 
 @pytest.mark.parametrize("crop", ["", "left", "1", "1,2,3", "-1,0", "1.5,2", "1;2"])
@@ -184,12 +184,12 @@ def test_nothing_usable_says_how_many_were_tried_and_leaves_nothing(tmp_path):
     (tmp_path / "out").mkdir()
     for i in range(3):
         (tmp_path / "in" / f"{i}.jpg").write_bytes(b"text")
-    with pytest.raises(DataError, match=r"none of the 3 files of in is a usable picture: 0\.jpg: not a JPEG.*; 1\.jpg"):
+    with pytest.raises(DataError, match=r"none of the 3 files of in is a usable image: 0\.jpg: not a JPEG.*; 1\.jpg"):
         prepare(str(tmp_path / "in"), tmp_path / "out" / "a.npy")
     assert files(tmp_path / "out") == []
 
 
-def test_limits_reach_the_pictures(folder, tmp_path):
+def test_limits_reach_the_images(folder, tmp_path):
     packed = prepare(str(folder), tmp_path / "a.npy", image_size=16, limits=Limits(max_pixels=16 * 16))
     assert packed.images[:, 0, 8, 8].tolist() == [0, 35]
     assert "more than the limit 256" in packed.info["rejected"][0]["reason"]
@@ -441,7 +441,7 @@ def test_folders_of_the_same_name_do_not_share_a_file(folder, tmp_path):
     [
         ("a b/..c*?", "a-b-..c-16-"),
         ("脸 图", "脸-图-16-"),
-        ("\udcff\n\x1b", "pictures-16-"),
+        ("\udcff\n\x1b", "images-16-"),
         ("n" * 200, "n" * 40 + "-16-"),
     ],
 )
@@ -465,11 +465,11 @@ def test_a_packed_file_is_used_as_it_is(folder, tmp_path):
     again = cached_packed(str(tmp_path / "a.npy"), tmp_path / "data", image_size=16)
     assert (again.path, again.digest) == (packed.path, packed.digest)
     assert not (tmp_path / "data").exists()
-    with pytest.raises(DataError, match="pictures of 16 pixels, not 64: give --image-size 16"):
+    with pytest.raises(DataError, match="images of 16 pixels, not 64: give --image-size 16"):
         cached_packed(str(tmp_path / "a.npy"), tmp_path / "data")
 
 
-def test_a_packed_file_is_no_source_of_pictures(tmp_path):
+def test_a_packed_file_is_no_source_of_images(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((1, 3, 16, 16), np.uint8))
     with pytest.raises(DataError, match="is packed already"):
         prepare(str(tmp_path / "a.npy"), tmp_path / "b.npy")

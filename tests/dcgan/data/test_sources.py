@@ -1,4 +1,4 @@
-"""Folders, archives and drawn faces: what is listed, in which order, and what is refused by name."""
+"""Folders, archives and synthetic faces: what is listed, in which order, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dcgan.data.cartoon import draw_face
 from dcgan.data.decode import Limits
 from dcgan.data.sources import CARTOON_COUNT, open_source
+from dcgan.data.synthetic_faces import draw_face
 from dcgan.errors import DataError
 
 
@@ -29,7 +29,7 @@ def names(source):
 
 
 def levels(source):
-    return [int(source.picture(i)[0, 0, 0]) for i in range(len(source))]
+    return [int(source.image(i)[0, 0, 0]) for i in range(len(source))]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def folder(tmp_path):
     (root / "b" / "deep").mkdir(parents=True)
     for level, name in enumerate(("c.PNG", "b/2.jpeg", "b/deep/1.WebP", "a.bmp", "b/10.JPG")):
         (root / name).write_bytes(png(level))
-    (root / "notes.txt").write_text("not a picture")
+    (root / "notes.txt").write_text("not an image")
     return root
 
 
@@ -68,7 +68,7 @@ def test_folder_is_searched_recursively_in_sorted_order_whatever_the_case_of_suf
     assert (source.kind, source.label) == ("folder", "faces")
 
 
-def test_hidden_files_are_not_pictures(folder):
+def test_hidden_files_are_not_images(folder):
     (folder / "._a.bmp").write_bytes(b"macOS resource fork")
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails" / "x.png").write_bytes(png(9))
@@ -83,10 +83,10 @@ def test_link_out_of_the_folder_is_refused_by_name_and_link_inside_is_read(folde
     source = open_source(str(folder))
     assert names(source)[-3:] == ["d.png", "e.png", "f.png"]
     with pytest.raises(DataError, match="leads outside the folder"):
-        source.picture(5)
-    assert source.picture(6)[0, 0, 0] == 0
+        source.image(5)
+    assert source.image(6)[0, 0, 0] == 0
     with pytest.raises((OSError, DataError)):
-        source.picture(7)
+        source.image(7)
 
 
 def test_linked_folders_are_named_and_not_followed(folder, tmp_path):
@@ -98,7 +98,7 @@ def test_linked_folders_are_named_and_not_followed(folder, tmp_path):
     assert names(source)[-2:] == ["loop", "z"]
     for i in (5, 6):
         with pytest.raises(DataError, match="symbolic link"):
-            source.picture(i)
+            source.image(i)
 
 
 def test_the_folder_itself_may_be_a_link(folder, tmp_path):
@@ -109,7 +109,7 @@ def test_the_folder_itself_may_be_a_link(folder, tmp_path):
 def test_a_pipe_is_refused_and_does_not_block(folder):
     os.mkfifo(folder / "p.png")
     with pytest.raises(DataError, match="not a regular file"):
-        open_source(str(folder)).picture(5)
+        open_source(str(folder)).image(5)
 
 
 def test_names_are_printable(folder):
@@ -127,7 +127,7 @@ def test_large_file_is_refused_before_it_is_read(folder):
     with open(folder / "d.png", "wb") as stream:
         stream.truncate(2**40)  # sparse: takes no space
     with pytest.raises(DataError, match="1099511627776 bytes, more than the limit .* --max-file-bytes 1099511627776"):
-        open_source(str(folder)).picture(5)
+        open_source(str(folder)).image(5)
 
 
 @pytest.mark.parametrize("change", ["content", "time", "added", "removed", "renamed"])
@@ -171,7 +171,7 @@ def test_entry_names_are_data_and_write_nothing(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["inner", "evil.zip"]
 
 
-def test_what_macos_adds_to_a_zip_is_not_a_picture(tmp_path):
+def test_what_macos_adds_to_a_zip_is_not_a_image(tmp_path):
     entries = [("a.png", png(1)), ("__MACOSX/._a.png", b"fork"), ("._b.png", b"fork")]
     with open_source(str(make_zip(tmp_path / "a.zip", entries))) as source:
         assert names(source) == ["a.png"]
@@ -181,36 +181,36 @@ def test_encrypted_entry_is_refused_and_the_others_are_read(tmp_path):
     path = make_zip(tmp_path / "a.zip", [("a.png", png(1)), ("b.png", png(2))])
     patch_zip(path, "b.png", 6, 8, b"\x01\x00")
     with open_source(str(path)) as source:
-        assert source.picture(0)[0, 0, 0] == 1
+        assert source.image(0)[0, 0, 0] == 1
         with pytest.raises(DataError, match="encrypted: unpack the archive with its password"):
-            source.picture(1)
+            source.image(1)
 
 
 def test_bomb_is_refused_by_its_ratio_unless_allowed(tmp_path):
     path = make_zip(tmp_path / "a.zip", [("a.bmp", bytes(3_000_000))])
     with open_source(str(path)) as source, pytest.raises(DataError, match="more than the limit 100; ") as caught:
-        source.picture(0)
+        source.image(0)
     needed = int(re.search(r"tools/prepare\.py --max-zip-ratio (\d+), then train on its \.npy$", str(caught.value))[1])
     with open_source(str(path), Limits(max_zip_ratio=needed - 1)) as source, pytest.raises(DataError, match="limit"):
-        source.picture(0)
+        source.image(0)
     with open_source(str(path), Limits(max_zip_ratio=needed)) as source, pytest.raises(DataError, match="not a JPEG"):
-        source.picture(0)
+        source.image(0)
 
 
 def test_bomb_is_refused_by_its_size(tmp_path):
     path = make_zip(tmp_path / "a.zip", [("a.bmp", bytes(5000))])
     with open_source(str(path), Limits(max_file_bytes=4999)) as source, pytest.raises(DataError, match="5000 bytes"):
-        source.picture(0)
+        source.image(0)
 
 
 def test_entry_that_lies_about_its_size_is_not_unpacked_further(tmp_path, monkeypatch):
     path = make_zip(tmp_path / "a.zip", [("a.bmp", bytes(50_000_000))])
     patch_zip(path, "a.bmp", 22, 24, struct.pack("<I", 1000))
     unpacked = []
-    monkeypatch.setattr("dcgan.data.sources.decode_picture", lambda data, limits: unpacked.append(len(data)))
+    monkeypatch.setattr("dcgan.data.sources.decode_image", lambda data, limits: unpacked.append(len(data)))
     tracemalloc.start()
     with open_source(str(path)) as source, pytest.raises(DataError, match="damaged archive entry"):
-        source.picture(0)
+        source.image(0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -221,7 +221,7 @@ def test_entry_that_lies_about_its_size_is_not_unpacked_further(tmp_path, monkey
 def test_unusual_compression_is_refused(tmp_path, method):
     path = make_zip(tmp_path / "a.zip", [("a.png", png(1))], method)
     with open_source(str(path)) as source, pytest.raises(DataError, match=f"compressed by method {method}"):
-        source.picture(0)
+        source.image(0)
 
 
 def test_flipped_bit_in_an_entry_is_found(tmp_path):
@@ -230,7 +230,7 @@ def test_flipped_bit_in_an_entry_is_found(tmp_path):
     data[60] ^= 1
     path.write_bytes(data)
     with open_source(str(path)) as source, pytest.raises(DataError, match="damaged archive entry"):
-        source.picture(0)
+        source.image(0)
 
 
 def test_many_threads_read_one_zip(tmp_path):
@@ -240,7 +240,7 @@ def test_many_threads_read_one_zip(tmp_path):
 
         def read(worker):
             start.wait()
-            return [int(source.picture(i)[0, 0, 0]) for i in range(200)]
+            return [int(source.image(i)[0, 0, 0]) for i in range(200)]
 
         assert all(result == list(range(200)) for result in pool.map(read, range(8)))
 
@@ -277,22 +277,22 @@ def test_random_damage_to_a_zip_is_an_error_of_ours_or_none(tmp_path):
                 source.fingerprint()
                 for i in range(len(source)):
                     try:
-                        source.picture(i)
+                        source.image(i)
                     except (DataError, OSError):
                         continue
         except DataError:
             continue
 
 
-# --- drawn faces
+# --- synthetic faces
 
 
 def test_cartoon_draws_the_faces_of_its_seed():
     source = open_source("cartoon:12", seed=5)
     assert len(source) == 12
     assert source.name(3) == "cartoon-000003"
-    assert np.array_equal(source.picture(3), draw_face(3, 5))
-    assert source.picture(3).shape == (218, 178, 3)
+    assert np.array_equal(source.image(3), draw_face(3, 5))
+    assert source.image(3).shape == (218, 178, 3)
     assert len(open_source("cartoon")) == CARTOON_COUNT
 
 
@@ -317,21 +317,21 @@ def test_missing_path_says_what_was_tried(tmp_path, monkeypatch):
         open_source("nowhere")
 
 
-def test_folder_without_pictures_is_refused(tmp_path):
+def test_folder_without_images_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"no pictures in folder .* for \.jpg \.jpeg \.png \.bmp \.webp"):
+    with pytest.raises(DataError, match=r"no images in folder .* for \.jpg \.jpeg \.png \.bmp \.webp"):
         open_source(str(tmp_path))
 
 
-def test_zip_without_pictures_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no pictures in .*a\.zip"):
+def test_zip_without_images_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no images in .*a\.zip"):
         open_source(str(make_zip(tmp_path / "a.zip", [("a.txt", b"")])))
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.jpg", "a"])
 def test_file_of_another_kind_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DataError, match=r"expected a folder of pictures, a \.zip"):
+    with pytest.raises(DataError, match=r"expected a folder of images, a \.zip"):
         open_source(str(tmp_path / name))
 
 

@@ -1,0 +1,100 @@
+"""When checkpoints and `generator.params` are written, and which checkpoints are kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddle.callbacks import Callback
+
+from ..checkpoints.checkpoint import folder_name, list_checkpoints, read_state, remove_checkpoint
+from ..checkpoints.params import write_params
+from ..errors import CheckpointError
+from ..files import PathLike
+from ..metrics.names import with_current_names
+from ..training.state import network_arrays
+
+log = logging.getLogger(__name__)
+
+
+class ParamsSaver(Callback):
+    """The tutorial's `generator.params` after each epoch and at the end: the generator that draws."""
+
+    def __init__(self, path: PathLike):
+        super().__init__()
+        self._path = Path(path)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        write_params(self._path, network_arrays(self.model.inference_generator()))
+
+
+class CheckpointSaver(Callback):
+    """A checkpoint every `every` iterations and at the end.
+
+    Kept are the newest `keep`, the newest whose run was healthy, and the best by the run's own measure (the smallest
+    `swd` in its `extra`, of those measured as the newest was). Several processes first make sure together that
+    they hold the same numbers; then one writes.
+    """
+
+    def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
+        super().__init__()
+        self._every, self._folder, self._keep, self._extra = every, Path(folder), keep, extra
+        self._saved_step = -1
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if (self._folder / folder_name(self.model.global_step)).is_dir():  # the one that was just loaded
+            self._saved_step = self.model.global_step
+        now, extras = self._extra().get("protocol"), map(_extra_of, list_checkpoints(self._folder))
+        others = {str(extra.get("protocol")) for extra in extras if extra.get("swd") and extra.get("protocol") != now}
+        if others:
+            log.warning(
+                "Earlier checkpoints, measured by %s, are not compared with new ones: %s", ", ".join(others), now
+            )
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self.model.global_step % self._every == 0:
+            self.save()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, unless it is there, then delete those that are not to be kept."""
+        model = self.model
+        is_due = model.process_group.broadcast(self._saved_step != model.global_step)  # the writer knows what was there
+        if is_due:
+            model.check_replicas()
+        if not model.process_group.is_rank_zero:
+            return
+        if is_due:
+            model.save(self._folder / folder_name(model.global_step), extra=self._extra())
+            self._saved_step = model.global_step
+        saved = list_checkpoints(self._folder)
+        kept = {*saved[-self._keep :], last_healthy(saved), best(saved)}
+        for path in saved:
+            if path not in kept:
+                remove_checkpoint(path)
+
+
+def last_healthy(checkpoints: Sequence[Path]) -> Path | None:
+    """The newest checkpoint that was saved while the watchdog's state was OK."""
+    return next((path for path in reversed(checkpoints) if _extra_of(path).get("state") == "OK"), None)
+
+
+def best(checkpoints: Sequence[Path]) -> Path | None:
+    """The checkpoint with the smallest `swd` to the training images; the earlier of two equals.
+
+    Only those count whose distance was measured by the same protocol as that of the newest that has one.
+    """
+    extras = [(extra, path) for path in checkpoints if (extra := _extra_of(path)).get("swd")]
+    alike = [(extra["swd"], path) for extra, path in extras if extra.get("protocol") == extras[-1][0].get("protocol")]
+    return min(alike)[1] if alike else None
+
+
+def _extra_of(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return with_current_names(read_state(checkpoint)["extra"])
+    except (CheckpointError, KeyError):
+        return {}

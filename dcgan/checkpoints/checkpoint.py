@@ -1,0 +1,212 @@
+"""Checkpoints: one folder per step that appears whole or not at all, checksummed, made of safetensors and JSON only.
+
+`step-00000100/` holds one `.safetensors` file per group of tensors (generator, discriminator, ...) and `state.json`:
+counters, config, data digest, and size and SHA-256 of each file. Nothing in it can run code. Knows numpy, not Paddle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from ..errors import CheckpointError
+from ..files import PathLike, sync_folder
+
+FORMAT = 1
+STATE_FILE = "state.json"
+MAX_STATE_BYTES = 1 << 24
+log = logging.getLogger(__name__)
+
+_GROUP = re.compile(r"[a-z_]{1,64}")
+_FOLDER = re.compile(r"step-(\d{8,})")
+
+Tensors = dict[str, np.ndarray]
+
+
+class Checkpoint(NamedTuple):
+    """What `read_checkpoint` returns: the folder, its state, and the tensors by group and name."""
+
+    folder: Path
+    state: dict[str, Any]
+    groups: dict[str, Tensors]
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def write_checkpoint(folder: PathLike, groups: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint folder, replacing an older one of the same name, and return its path.
+
+    Args: groups - tensors by name, by group; each group is one file.  state - JSON values; `format`, `files` and
+          `checksum` are added.
+    Raises OSError when the disk is full or not writable, ValueError or TypeError for a state that is not JSON and for
+    group names that are not small letters; nothing of the new checkpoint remains then.
+    """
+    folder = Path(folder)
+    for name in groups:
+        if not _GROUP.fullmatch(name):
+            raise ValueError(f"the name of a group must be 1 to 64 small letters or underscores, received {name!r}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)  # of a killed process that had the same number, as in containers
+    try:
+        aside.mkdir()
+        files = {f"{name}.safetensors": _write_group(aside / f"{name}.safetensors", groups[name]) for name in groups}
+        _write_state(aside / STATE_FILE, {**state, "format": FORMAT, "files": files})
+        sync_folder(aside)
+        doomed = _take_name(folder) if folder.exists() else None
+        aside.rename(folder)
+        sync_folder(folder.parent)
+        if doomed:  # only now: deleting takes a while, and until the new one has its name this is all there is
+            shutil.rmtree(doomed)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def read_state(folder: PathLike) -> dict[str, Any]:
+    """The checked `state.json` of a checkpoint folder, without its tensors. Raises CheckpointError."""
+    path = Path(folder) / STATE_FILE
+    try:
+        if not path.is_file():  # nor a pipe or a device, which may have no end
+            raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
+        if path.stat().st_size > MAX_STATE_BYTES:
+            raise CheckpointError(f"{path} is larger than {MAX_STATE_BYTES} bytes and was not read")
+        state = json.loads(path.read_text("utf-8"))
+        checksum = _state_checksum(state) if isinstance(state, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not checksum or not isinstance(state.get("files"), dict) or not isinstance(state.get("format"), int):
+        raise CheckpointError(f"{path} is not the state of a checkpoint")
+    if state["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {state['format']}; this version reads format {FORMAT}. Use the version that wrote it."
+        )
+    if state.get("checksum") != checksum:
+        raise CheckpointError(f"{path} was changed or damaged: its checksum does not match")
+    return state
+
+
+def read_checkpoint(folder: PathLike, only: Iterable[str] | None = None) -> Checkpoint:
+    """Read a checkpoint whose every file is as it was written.
+
+    Args: folder - as written by `write_checkpoint`.  only - names of groups to read; all by default.
+    Raises CheckpointError naming the file that is missing, truncated or changed.
+    """
+    folder = Path(folder)
+    state = read_state(folder)
+    wanted = None if only is None else set(only)
+    groups = {}
+    for file_name, entry in state["files"].items():
+        name, suffix = os.path.splitext(file_name)
+        if suffix != ".safetensors" or not _GROUP.fullmatch(name):
+            raise CheckpointError(f"{folder / STATE_FILE} lists a file that no checkpoint has: {file_name!r:.200}")
+        if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
+            raise CheckpointError(f"{folder / STATE_FILE} does not say how many bytes {file_name} holds")
+        if wanted is None or name in wanted:
+            groups[name] = _read_group(folder / file_name, entry)
+    missing = (wanted or set()) - set(groups)
+    if missing:
+        raise CheckpointError(f"{folder} holds no {', '.join(sorted(missing))}")
+    return Checkpoint(folder, state, groups)
+
+
+def list_checkpoints(root: PathLike) -> list[Path]:
+    """Checkpoint folders directly under `root`, oldest step first."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in root.iterdir() if (match := _FOLDER.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint:
+    """The newest whole checkpoint under `root`; a damaged one is named in a warning and passed over.
+
+    Raises CheckpointError when there is none.
+    """
+    tried = list_checkpoints(root)
+    for folder in reversed(tried):
+        try:
+            return read_checkpoint(folder, only)
+        except CheckpointError as error:
+            log.warning("%s; trying the checkpoint before it", error)
+    raise CheckpointError(f"no {'whole ' if tried else ''}checkpoint under {root}")
+
+
+def remove_checkpoint(folder: PathLike) -> None:
+    """Delete a checkpoint folder. It loses its name first, so that a crash leaves no torn checkpoint behind."""
+    shutil.rmtree(_take_name(Path(folder)))
+
+
+def remove_leftovers(root: PathLike) -> None:
+    """Delete what a killed process left half written or half deleted under `root`. The caller owns the run."""
+    root = Path(root)
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.name.startswith(".step-") and path.suffix in (".part", ".old"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _take_name(folder: Path) -> Path:
+    """Rename a checkpoint so that nothing lists it any more, and return where it is now."""
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    return folder.rename(doomed)
+
+
+def _write_group(path: Path, tensors: Tensors) -> dict[str, Any]:
+    # Not safetensors' save_file: it reports a full disk as its own error and makes files that only their owner reads.
+    content = save_safetensors({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()})
+    with open(path, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def _read_group(path: Path, entry: Mapping[str, Any]) -> Tensors:
+    try:
+        if not path.is_file():  # nor a pipe or a device, which may have no end
+            raise CheckpointError(f"{path} is missing or not a file")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise CheckpointError(f"{path} holds {size} bytes, expected {entry['bytes']}: it is truncated or changed")
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise CheckpointError(f"{path} holds {size} bytes, more than there is memory for") from None
+    if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+        raise CheckpointError(f"{path} was changed or damaged: its SHA-256 does not match")
+    try:
+        return load_safetensors(content)
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file that numpy can hold: {error}") from None
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    state = json.loads(json.dumps(state, allow_nan=False))  # as it will be read: names are text, tuples are lists
+    state = {**state, "checksum": _state_checksum(state)}
+    with open(path, "w", encoding="utf-8") as stream:
+        json.dump(state, stream, indent=2, ensure_ascii=False, allow_nan=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _state_checksum(state: Mapping[str, Any]) -> str:
+    """SHA-256 of the state without its checksum, in one canonical spelling."""
+    rest = {name: value for name, value in state.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,57 @@
+"""The process this runs in: importing Paddle without its chatter, threads and cores, how a tool is called here.
+
+Paddle's import warns about ccache, logs through glog, and writes OMP_NUM_THREADS=1 into the environment (3.2.2,
+base/__init__.py:151). Import this module, which is light, before Paddle.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+_CHECKOUT = (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file()
+_OMP = "OMP_NUM_THREADS"
+_requested = None if "paddle" in sys.modules else os.environ.get(_OMP)
+
+
+def import_paddle() -> None:
+    """Import Paddle silently; its real errors still show. Leaves OMP_NUM_THREADS as it was."""
+    os.environ.setdefault("GLOG_minloglevel", "2")  # errors only
+    # Said at each forward of each BatchNorm layer in training mode (nn/layer/norm.py:818).
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    before = os.environ.pop(_OMP, None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*ccache.*")
+            import paddle
+        paddle.disable_signal_handler()  # it prints a C++ stack for SIGTERM; signals are Python's business
+    finally:
+        os.environ.pop(_OMP, None)
+        if before is not None:
+            os.environ[_OMP] = before
+
+
+def thread_count() -> int:
+    """Threads to compute with: OMP_NUM_THREADS as the user set it, else every core this process may use.
+
+    Processes that `paddle.distributed.launch` started share the cores. An OMP_NUM_THREADS of 1 is then no request: the
+    launcher imports Paddle, and so hands its 1 down to all of them.
+    """
+    neighbours = os.environ.get("PADDLE_LOCAL_SIZE", "")
+    if _requested and _requested.isdigit() and int(_requested) > (1 if neighbours else 0):
+        return int(_requested)
+    return max(1, core_count() // int(neighbours or 1))
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command(tool: str) -> str:
+    """`python tools/train.py` in a checkout, `dcgan-train` where pip installed it; "infer" is deploy/infer.py."""
+    if not _CHECKOUT:
+        return f"dcgan-{tool}"
+    return "python deploy/infer.py" if tool == "infer" else f"python tools/{tool}.py"

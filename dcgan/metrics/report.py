@@ -1,0 +1,68 @@
+"""How a report is read back, and which figures may stand side by side: those of one protocol, and no others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import EvaluationError
+from ..files import PathLike
+from .names import with_current_names
+
+FILE_NAME = "evaluate.json"
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """What two protocols do not share, one line each: `n: 5000, 500`. Empty if their figures may be compared."""
+    flat = [_flat(protocol) for protocol in (first, second)]
+    names = [*flat[0], *(name for name in flat[1] if name not in flat[0])]
+    return [
+        f"{name}: {flat[0].get(name)}, {flat[1].get(name)}" for name in names if flat[0].get(name) != flat[1].get(name)
+    ]
+
+
+def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
+    """Change of each figure that two reports share: now minus before. Raises EvaluationError if protocols differ."""
+    found = differences(before["protocol"], now["protocol"])
+    if found:
+        raise EvaluationError(
+            f"not compared: the figures were measured in different ways ({'; '.join(found)}). Measure both alike."
+        )
+    shared = [name for name in now["figures"] if name in before["figures"]]
+    return {name: now["figures"][name] - before["figures"][name] for name in shared}
+
+
+def read_report(path: PathLike) -> dict[str, Any]:
+    """The report in an `evaluate.json`, or in the folder that holds one. Raises EvaluationError, FileNotFoundError."""
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no report at {path}: give an evaluate.json or the folder that holds one") from None
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path} is not JSON: {error}") from None
+    parts = [report.get(name) for name in ("figures", "protocol")] if isinstance(report, dict) else []
+    if len(parts) != 2 or not all(isinstance(part, dict) for part in parts) or not _are_numbers(parts[0]):
+        raise EvaluationError(f"{path} is no report of this tool: figures and protocol are expected in it")
+    report["figures"] = with_current_names(report["figures"])
+    if "meter" in report["protocol"]:  # as it was called at first
+        report["protocol"]["version"] = report["protocol"].pop("meter")
+    return report
+
+
+def _are_numbers(figures: Mapping[str, Any]) -> bool:
+    return all(type(value) in (int, float) for value in figures.values())
+
+
+def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, the names joined by dots."""
+    result: dict[str, Any] = {}
+    for name, value in protocol.items():
+        if isinstance(value, Mapping):
+            result.update(_flat(value, f"{prefix}{name}."))
+        else:
+            result[f"{prefix}{name}"] = value
+    return result

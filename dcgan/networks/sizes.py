@@ -1,0 +1,35 @@
+"""Which sizes the two networks can have, and the sizes of given weights. Knows no Paddle, so that a config can ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 256
+
+
+def check_image_size(image_size: int) -> None:
+    """Raise ValueError unless the networks exist at this size."""
+    is_power_of_two = image_size > 0 and image_size & (image_size - 1) == 0
+    if not is_power_of_two or not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
+        raise ValueError(
+            f"image_size must be a power of two from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, received {image_size}"
+        )
+
+
+def hidden_channels(base_channels: int, image_size: int) -> list[int]:
+    """Channels at image_size/2, image_size/4, ... 4x4: [64, 128, 256, 512] for 64 channels at 64 pixels."""
+    check_image_size(image_size)
+    return [base_channels << i for i in range(image_size.bit_length() - 3)]
+
+
+def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | None:
+    """(latent_dim, base_channels, image_size) of a generator's tensors by name; None if they are not a generator's."""
+    depth = sum(name.startswith("conv_") for name in tensors)
+    first, last = tensors.get("conv_1.weight"), tensors.get(f"conv_{depth}.weight")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 4:
+        return None
+    return first.shape[0], last.shape[0], 2 ** (depth + 1)

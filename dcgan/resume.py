@@ -1,0 +1,126 @@
+"""Going on where a run stopped: what the checkpoint was trained with, what may differ, and which folder goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .callbacks.quality import QualityCallback
+from .checkpoints import checkpoint
+from .config import TrainConfig, differences
+from .data.loader import batches_per_epoch
+from .data.packed import PackedData
+from .distributed.process_group import ProcessGroup
+from .errors import CheckpointError
+from .metrics.names import with_current_names
+from .model import DCGAN
+from .networks.sizes import network_sizes
+from .runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+# What a run older than a setting was trained with, where today's default is something else.
+_BEFORE = {"diffaugment": "", "init": "normal"}
+
+
+def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
+    """The config that a checkpoint was trained with, `out` being where its run lies, or the default.
+
+    Raises CheckpointError when it holds none, or one of networks of another size than its own tensors: a stranger's
+    small file could otherwise ask for gigabytes.
+    """
+    try:
+        config = TrainConfig.from_mapping({**_BEFORE, **found.state["extra"]["config"]}).validate()
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{found.folder} holds no usable config: {error}") from None
+    sizes = network_sizes(found.groups.get("generator", {}))
+    if sizes != (config.latent_dim, config.base_channels, config.image_size):
+        raise CheckpointError(f"{found.folder} has a config of other networks than its tensors: they are {sizes}")
+    run = found.folder.parent.parent
+    return dataclasses.replace(config, out=str(run.parent) if (run / "config.json").is_file() else TrainConfig.out)
+
+
+def restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, data: PackedData) -> dict[str, Any]:
+    """Load the checkpoint if it belongs to this config and data. Raises CheckpointError listing what differs."""
+    saved = saved_config(found)
+    extra = with_current_names(found.state["extra"])  # a dict: it holds the config
+    processes = extra.get("processes", 1)
+    if type(processes) is not int or not 1 <= processes <= 10**6:
+        raise CheckpointError(f"{found.folder} was trained by a number of processes that is none: {processes!r:.100}")
+    problems = differences(saved, config)
+    if processes != model.process_group.size:  # then the same batch in all may be another in each
+        problems = [problem for problem in problems if not problem.startswith("batch_size: ")]
+    for name in ("sample_std", "rollbacks", *QualityCallback.FIGURES):
+        if type(extra.get(name)) not in (int, float, type(None)):
+            raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
+    if extra.get("data") != data.identity and saved.data == config.data:
+        problems.append(f"data: the images of {config.data} are not those that it was trained on")
+    if problems:
+        raise CheckpointError(
+            f"{found.folder} was trained with other settings and cannot be continued: {'; '.join(problems)}. "
+            "Start a new run, or leave these settings as they were."
+        )
+    state = with_current_names(model.load(found))
+    log.info("Continuing %s from step %d", found.folder.parent.parent, model.global_step)
+    if processes != model.process_group.size:
+        _keep_place(model, processes * saved.batch_size, model.process_group.size * config.batch_size, len(data.images))
+        log.info(
+            "It was trained by %d processes, %d images per discriminator step; now by %d, %d images. "
+            "The rest of the run is not what it would have been.",
+            processes,
+            processes * saved.batch_size,
+            model.process_group.size,
+            model.process_group.size * config.batch_size,
+        )
+    return state
+
+
+def _keep_place(model: DCGAN, batch_before: int, batch_now: int, image_count: int) -> None:
+    """Stand at the same image of the epoch, or up to a batch before it, in iterations of another size.
+
+    Args: batch_before, batch_now - images per discriminator step of all processes together.
+    """
+    seen = model.epoch_step * batch_before // batch_now
+    per_epoch = batches_per_epoch(image_count, batch_now * model.d_steps)
+    model.epoch, model.epoch_step = (model.epoch + 1, 0) if seen >= per_epoch else (model.epoch, seen)
+
+
+def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> RunFolder:
+    """A new folder, or the checkpoint's own run if nothing newer was saved in it: nothing is ever overwritten."""
+    if found is None:
+        return RunFolder.create(config.out, Path(config.data).stem)
+    run = found.folder.parent.parent
+    newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if path.name > found.folder.name]
+    if (run / "config.json").is_file() and not any(map(_is_whole, newer)):
+        return RunFolder(run)
+    folder = RunFolder.create(config.out, Path(config.data).stem)
+    log.info("%s has newer checkpoints, which stay: going on in a new run folder", run)
+    return folder
+
+
+def shared_folder(config: TrainConfig, found: checkpoint.Checkpoint | None, process_group: ProcessGroup) -> RunFolder:
+    """The run's folder, owned by the writer; the others only know where it is."""
+    folder = _folder_for(config, found).own() if process_group.is_rank_zero else None
+    path = process_group.broadcast(folder and str(folder.path))
+    return folder or RunFolder(path)
+
+
+def set_aside_damaged(folder: RunFolder, step: int) -> None:
+    """Rename what is left of checkpoints after `step`: none of them is whole, and new ones will need their names."""
+    for path in checkpoint.list_checkpoints(folder.checkpoints):
+        if path.name > checkpoint.folder_name(step):
+            aside = path.with_name(f"damaged-{path.name}")
+            log.warning("Setting aside the damaged checkpoint %s as %s", path, aside.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        checkpoint.read_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True

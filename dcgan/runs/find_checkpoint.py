@@ -1,0 +1,33 @@
+"""Which checkpoint a path means: `--resume PATH` and `--checkpoint PATH`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..checkpoints import checkpoint
+from ..errors import CheckpointError
+from ..files import PathLike
+from .records import run_folders
+
+log = logging.getLogger(__name__)
+
+
+def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
+    """The checkpoint that `--resume PATH` means: that folder, or the newest whole one of that run or of the newest run.
+
+    Args: path - a checkpoint folder, a run folder, or a folder of numbered runs. Raises CheckpointError.
+    """
+    path = Path(path)
+    if (path / checkpoint.STATE_FILE).is_file():
+        return checkpoint.read_checkpoint(path)
+    if (path / "checkpoints").is_dir():
+        return checkpoint.read_newest(path / "checkpoints")
+    for run in reversed(run_folders(path)):
+        if checkpoint.list_checkpoints(run / "checkpoints"):
+            return checkpoint.read_newest(run / "checkpoints")
+        log.warning("%s has saved no checkpoint; looking at the run before it", run)
+    raise CheckpointError(
+        f"no checkpoint found at {path.absolute()}: expected a checkpoint folder, the folder of a run that has saved "
+        "one, or a folder of such runs"
+    )

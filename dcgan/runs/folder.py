@@ -1,0 +1,55 @@
+"""The files of a run, and who may write them."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..checkpoints import checkpoint
+from ..errors import TrainingError
+from ..files import PathLike
+from .records import run_folders
+
+
+class RunFolder:
+    """The files of one run. Holding its lock means owning it; the lock dies with the process that holds it."""
+
+    def __init__(self, path: PathLike):
+        self.path = Path(path)
+        self.samples, self.checkpoints = self.path / "samples", self.path / "checkpoints"
+        self.metrics, self.loss_plot = self.path / "metrics.jsonl", self.path / "loss.png"
+        self.params, self.real = self.path / "generator.params", self.path / "real.png"
+        self.config = self.path / "config.json"
+        self.lock = FileLock(str(self.path / ".lock"))
+
+    @classmethod
+    def create(cls, root: PathLike, data_name: str) -> RunFolder:
+        """A new folder `00000-<data>` under `root`, its number one more than the largest there."""
+        root = Path(root)
+        if root.exists() and not root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "--out must be a folder, this is a file", str(root))
+        root.mkdir(parents=True, exist_ok=True)
+        label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.") or "data"
+        while True:
+            number = 1 + max((int(path.name[:5]) for path in run_folders(root)), default=-1)
+            try:
+                (root / f"{number:05d}-{label}").mkdir()
+            except FileExistsError:  # another process was faster
+                continue
+            return cls(root / f"{number:05d}-{label}")
+
+    def own(self) -> RunFolder:
+        """Take the lock and clear away what a killed process left. Raises TrainingError if the run has an owner."""
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise TrainingError(f"{self.path} is being trained by another process; wait for it or stop it") from None
+        self.samples.mkdir(exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        checkpoint.remove_leftovers(self.checkpoints)
+        for part in (*self.path.glob(".*.part"), *self.samples.glob(".*.part")):
+            part.unlink()
+        return self

@@ -1,0 +1,267 @@
+"""A training run from its config to its folder: data, model, callbacks, and going on where a run stopped.
+
+`train` is what `tools/train.py` calls. The layout of a run folder is `RunFolder`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import paddle
+
+from deploy.seeds import key
+
+from .callbacks import visualdl as dashboard
+from .callbacks.checkpointing import CheckpointSaver, ParamsSaver, last_healthy
+from .callbacks.metrics_log import History, Recorder
+from .callbacks.plots import LossPlot, ReportWriter
+from .callbacks.progress import NoProgressBar, ProgressLine
+from .callbacks.quality import QualityCallback
+from .callbacks.sample_grid import SampleGrid, sample_std_of
+from .callbacks.stopping import SignalStop, StopAt
+from .callbacks.watchdog import Watchdog
+from .checkpoints import checkpoint
+from .config import TrainConfig
+from .data.loader import BatchLoader
+from .data.packed import PackedData
+from .data.prepare import cached_packed
+from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from .errors import CollapseError, TrainingError
+from .files import atomic_write, write_json
+from .images import grid, write_png
+from .metrics.names import with_current_names
+from .model import DCGAN
+from .resume import restore, set_aside_damaged, shared_folder
+from .runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+MAX_ROLLBACKS = 3  # a recipe that collapses so often will collapse again
+
+
+class Result(NamedTuple):
+    """How a run ended: its folder, iterations done, and the number of the signal that ended it (None: by itself)."""
+
+    folder: Path
+    global_step: int
+    signal: int | None
+
+
+def train(
+    config: TrainConfig,
+    resume: checkpoint.Checkpoint | None = None,
+    argv: list[str] | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+) -> Result:
+    """Train as `config` says and return how it ended; everything it made is in the run folder.
+
+    Args: resume - a checkpoint to go on from (see `find_checkpoint`).  argv - the command, for the record.
+          process_group - the processes that call this together, with the same config and images; only rank 0 needs
+          `resume`, and sends the others what it holds.
+    Raises ValueError for settings or data that do not fit, DataError, CheckpointError, TrainingError, OSError. A signal
+    does not raise: the run is saved and the result names it.
+    """
+    config.validate()
+    if config.visualdl:
+        dashboard.check_installed()
+    data = process_group.rank_zero_first(lambda: packed_data(config))
+    loader = BatchLoader(
+        data.images,
+        config.batch_size * config.d_steps,
+        config.seed,
+        config.flip,
+        rank=process_group.rank,
+        processes=process_group.size,
+    )
+    model = DCGAN(config, process_group)
+    if process_group.size > 1:
+        log.info(
+            "%d processes with batches of %d: %d images per discriminator step",
+            process_group.size,
+            config.batch_size,
+            process_group.size * config.batch_size,
+        )
+        process_group.check_equal(
+            {"the checksum of the training images": np.frombuffer(data.digest.encode(), np.uint8)}
+        )
+    state = process_group.broadcast(restore(model, resume, config, data) if resume else {})
+    model.sync_from_rank_zero()
+    model.last_step = last_step = final_step(config, len(loader), model)
+    folder = shared_folder(config, resume, process_group)
+    try:
+        if model.global_step >= last_step:
+            done = model.global_step
+            log.info(
+                "Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step
+            )
+            return Result(folder.path, model.global_step, None)
+        if process_group.is_rank_zero:
+            set_aside_damaged(folder, model.global_step)
+            _write_records(folder, config, data, argv)
+        log.info("Run folder: %s", folder.path)
+        loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
+        stopper = _train_to_the_end(_Session(model, loader, folder, config, data, last_step), state)
+        return Result(folder.path, model.global_step, stopper.received)
+    finally:
+        folder.lock.release()
+
+
+class _Session(NamedTuple):
+    """What one call of `train` works with."""
+
+    model: DCGAN
+    loader: BatchLoader
+    folder: RunFolder
+    config: TrainConfig
+    data: PackedData
+    last_step: int
+
+
+def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
+    """Fit; where the run collapses and `on_collapse` is rollback, go back and on with fresh randomness.
+
+    `state` is what the checkpoint that was loaded says beyond the model (see `_fit`), empty at the start of a run.
+    """
+    model, loader, folder, config, *_ = session
+    process_group = model.process_group
+    while True:
+        try:
+            return _fit(session, state)
+        except CollapseError as error:
+            healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
+            healthy = process_group.broadcast(healthy and str(healthy))
+            rollbacks = state.get("rollbacks", 0) + 1
+            if config.on_collapse != "rollback" or healthy is None or rollbacks > MAX_ROLLBACKS:
+                raise TrainingError(f"{error} {_last_good(folder)}") from None
+            log.warning("%s Going back to %s, attempt %d of %d.", error, healthy, rollbacks, MAX_ROLLBACKS)
+            state = process_group.broadcast(_go_back(model, Path(healthy)) if process_group.is_rank_zero else None)
+            state["rollbacks"] = rollbacks
+            model.sync_from_rank_zero()
+            model.seed = loader.seed = key(config.seed, rollbacks)
+        except TrainingError as error:
+            raise TrainingError(f"{error} {_last_good(folder)}") from None
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise TrainingError(f"training stopped: {error.strerror}{where}. {_last_good(folder)}") from error
+
+
+def _go_back(model: DCGAN, healthy: Path) -> dict[str, Any]:
+    """Delete the checkpoints after `healthy`, load that, and return what it says beyond the model."""
+    for path in checkpoint.list_checkpoints(healthy.parent):
+        if path.name > healthy.name:
+            checkpoint.remove_checkpoint(path)
+    return with_current_names(model.load(healthy))
+
+
+def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
+    """Train with everything that watches it. The order of the callbacks matters: measure, record, plot, save."""
+    model, loader, folder, config, data, last_step = session
+    process_group = model.process_group
+    history = History(folder.metrics, model.global_step) if process_group.is_rank_zero else None
+    records = history.records if history else []
+    watchdog = Watchdog(sample_std_of(data.images), records, config.on_collapse, process_group)
+    samples = SampleGrid(config.sample_every, last_step, folder.samples, data.images, state.get("sample_std"))
+    quality = QualityCallback(config.evaluate_every, data, state)
+    measures: dict[str, Callable[[], Any]] = {
+        "sample_std": lambda: samples.sample_std,
+        "protocol": lambda: quality.protocol,
+    }
+    measures.update({name: functools.partial(quality.figures.get, name) for name in quality.FIGURES})
+
+    def extra() -> dict[str, Any]:
+        return {
+            "config": config.to_json(),
+            "data": data.identity,
+            "state": records[-1]["state"] if records else "OK",
+            "rollbacks": state.get("rollbacks", 0),
+            "processes": process_group.size,
+            **{name: measure() for name, measure in measures.items()},
+        }
+
+    stopper = SignalStop(process_group)
+    epochs = model.epoch + math.ceil((model.epoch_step + last_step - model.global_step) / len(loader))
+    shown = [history, ProgressLine(epochs, last_step)] if history else []
+    reporter = ReportWriter(config.sample_every, folder.path, records)
+    written = [LossPlot(config.sample_every, records, folder.loss_plot), ParamsSaver(folder.params), reporter]
+    if config.visualdl and process_group.is_rank_zero:
+        board = dashboard.Dashboard(config.sample_every, last_step, folder.path)
+        shown.append(board.scalars)
+        written.append(board)
+    callbacks = [
+        NoProgressBar(),
+        stopper,
+        samples,
+        quality,
+        Recorder(config.log_every, last_step, [watchdog, *shown, watchdog.act], measures),
+        CheckpointSaver(config.checkpoint_every, folder.checkpoints, config.keep, extra),
+        *(written if process_group.is_rank_zero else []),
+        StopAt(last_step),
+    ]
+    try:
+        model.fit(loader, epochs=epochs - model.epoch, verbose=0, callbacks=callbacks)
+    except TrainingError:
+        if process_group.is_rank_zero:
+            reporter.write()  # on_train_end was not reached, and the report says what went wrong
+        raise
+    finally:
+        stopper.restore()
+    return stopper
+
+
+def packed_data(config: TrainConfig) -> PackedData:
+    """The training images, packed now or found packed under work/data."""
+    log.info("Data: %s", config.data or "cartoon")
+    packed = cached_packed(
+        config.data or "cartoon",
+        image_size=config.image_size,
+        crop=config.crop,
+        workers=config.workers,
+    )
+    log.info("%d images of %d x %d pixels", len(packed), config.image_size, config.image_size)
+    return packed
+
+
+def final_step(config: TrainConfig, epoch_length: int, model: DCGAN | None = None) -> int:
+    """The iteration after which the run ends: `steps` if that is set, or the whole epochs, counted from where `model`
+    is (its earlier ones may have had another length, see `_keep_place`)."""
+    if config.steps or model is None:
+        return config.steps or config.epochs * epoch_length
+    return model.global_step + (config.epochs - model.epoch) * epoch_length - model.epoch_step
+
+
+def _write_records(folder: RunFolder, config: TrainConfig, data: PackedData, argv: list[str] | None) -> None:
+    """config.json, command.txt (a line more for each start) and real.png."""
+    write_json(folder.config, config.to_json())
+    command = folder.path / "command.txt"
+    before = command.read_text("utf-8") if command.exists() else ""
+    with atomic_write(command, "w") as stream:
+        stream.write(before + " ".join(argv or ["(library)"]) + "  # " + _versions() + "\n")
+    if not folder.real.exists():
+        write_png(folder.real, grid(np.asarray(data.images[:100])))
+
+
+def _versions() -> str:
+    found = {"python": sys.version.split()[0], "paddle": paddle.__version__, "numpy": np.__version__}
+    found["opencv"] = cv2.__version__
+    root = Path(__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        answer = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        )
+        if answer.returncode == 0:
+            found["commit"] = answer.stdout.strip()
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _last_good(folder: RunFolder) -> str:
+    healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
+    return f"The last good checkpoint is {healthy}." if healthy else "No good checkpoint had been saved yet."

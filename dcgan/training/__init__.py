@@ -1,0 +1,1 @@
+"""What an iteration computes: the adversarial model, its losses, augmentation, averages and precision."""

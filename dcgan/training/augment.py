@@ -1,0 +1,112 @@
+"""What the discriminator sees instead of the bare images, real and generated alike.
+
+An augmentation maps images [N, C, H, W] and the iteration to images of the same shape, differentiably. It draws from
+Paddle's random generator, which the engine seeds anew in each iteration, so that nothing has to be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor
+
+Augmentation = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class InstanceNoise:
+    """Gaussian noise on every image, fading linearly to none (Arjovsky & Bottou 2017, sec. 3; Sønderby et al. 2017).
+
+    Young fakes and real images have no pixel in common: the discriminator tells them apart by any detail and the
+    generator learns nothing of the rest. Under noise the two overlap. Synthetic faces, with flat colours, need it.
+    Args: deviation - at the start, in units of [-1, 1].  steps - iterations until it is gone.
+    """
+
+    deviation: float
+    steps: int
+
+    def __call__(self, images: Tensor, step: int) -> Tensor:
+        deviation = self.deviation * max(0.0, 1.0 - step / self.steps)
+        if deviation == 0.0:
+            return images
+        return images + deviation * paddle.randn(images.shape, images.dtype)
+
+
+@dataclass(frozen=True)
+class DiffAugment:
+    """Differentiable augmentation of what the discriminator sees (Zhao et al. 2020, sec. 3.3).
+
+    A discriminator with few images learns them by heart. Here it never sees one twice, and as the generator's
+    images go through the same, and the gradient through it, the generator does not learn to draw what was cut.
+    Args: policy - any of color, translation, cutout, in the order in which they are applied.
+    Every image has draws of its own. Images: float32 [N, C, H, W]. Raises ValueError for other names.
+    """
+
+    policy: tuple[str, ...]
+
+    def __post_init__(self):
+        unknown = [name for name in self.policy if name not in TRANSFORMS]
+        if unknown or len(set(self.policy)) < len(self.policy):
+            raise ValueError(f"policy must be some of {', '.join(TRANSFORMS)}, received {', '.join(self.policy)}")
+
+    def __call__(self, images: Tensor, step: int) -> Tensor:
+        for name in self.policy:
+            images = TRANSFORMS[name](images)
+        return images
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One augmentation after the other, in the order given."""
+
+    parts: tuple[Augmentation, ...]
+
+    def __call__(self, images: Tensor, step: int) -> Tensor:
+        for part in self.parts:
+            images = part(images, step)
+        return images
+
+
+# The transforms of the authors' DiffAugment_pytorch.py, written as products with small matrices, one per image: on
+# a CPU Paddle's gather, and its arithmetic between [N, C, H, W] and [N, 1, H, W], take three to ten times as long.
+
+
+def _color(images: Tensor) -> Tensor:
+    """Brightness + U(-0.5, 0.5), then saturation * U(0, 2), then contrast * U(0.5, 1.5)."""
+    n, c, h, w = images.shape
+    brightness, saturation, contrast = (paddle.rand([n, 1, 1]) + low for low in (-0.5, 0.0, 0.5))
+    saturation = 2 * saturation
+    flat = images.reshape([n, c, h * w])
+    # Saturation works around each pixel's mean over the channels, contrast around the whole image's mean.
+    mixing = contrast * (saturation * paddle.eye(c) + (1 - saturation) / c)  # [N, C, C]
+    mean = flat.mean([1, 2], keepdim=True) + brightness
+    return (mixing @ flat + (contrast * brightness + (1 - contrast) * mean)).reshape([n, c, h, w])
+
+
+def _translation(images: Tensor) -> Tensor:
+    """Moved by whole pixels, up to an eighth of the image in each direction; what comes into view is 0, a grey."""
+    n, c, h, w = images.shape
+    down, right = (paddle.randint(-(side // 8), side // 8 + 1, [n, 1, 1]) for side in (h, w))
+    rows, columns = paddle.arange(h), paddle.arange(w)
+    from_row = rows.unsqueeze(1) - down == rows  # [N, H, H]: in each row a one at the row that it is taken from
+    from_column = columns.unsqueeze(1) == columns - right  # [N, W, W]
+    moved = images.reshape([n, c * h, w]) @ from_column.astype(images.dtype)
+    return from_row.astype(images.dtype).unsqueeze(1) @ moved.reshape([n, c, h, w])
+
+
+def _cutout(images: Tensor) -> Tensor:
+    """A square of half the height and width is 0; its centre is drawn anywhere, so that parts of it may lie outside."""
+    n, c, h, w = images.shape
+    inside = []
+    for side in (h, w):
+        length = side // 2
+        first = paddle.randint(0, side + 1 - length % 2, [n, 1]) - length // 2
+        offset = paddle.arange(side) - first
+        inside.append((offset >= 0) & (offset < length))  # [N, side]
+    cut = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)  # [N, H, W]
+    return images * (1 - cut.astype(images.dtype)).unsqueeze(1).expand([n, c, h, w])
+
+
+TRANSFORMS = {"color": _color, "translation": _translation, "cutout": _cutout}

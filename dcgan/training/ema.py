@@ -1,0 +1,37 @@
+"""The averaged generator: an exponential moving average of the weights (Karras et al. 2018, sec. 4)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import paddle
+from paddle import nn
+
+
+def averaged_copy(network: nn.Layer) -> nn.Layer:
+    """A copy of `network` to hold the average: in eval mode, without gradients."""
+    duplicate = copy.deepcopy(network)
+    for parameter in duplicate.parameters():
+        parameter.stop_gradient = True
+    duplicate.eval()
+    return duplicate
+
+
+@paddle.no_grad()
+def update_average(
+    average: nn.Layer, live: nn.Layer, decay: float, step: int, masters: Mapping[str, paddle.Tensor] | None = None
+) -> None:
+    """Move the weights of `average` towards those of `live`: average = decay * average + (1 - decay) * live.
+
+    Args: decay - per iteration. It ramps up as (1 + step) / (10 + step), so that the first weights, which are noise,
+          are soon forgotten.  step - iterations done before this one.  masters - float32 weights by structured name
+          where the parameters of `live` are of half precision.
+    BatchNorm's running statistics are left alone: see dcgan.networks.batch_norm.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for (name, parameter), target in zip(live.named_parameters(), average.parameters()):
+        if not parameter.stop_gradient:  # Paddle counts BatchNorm's running statistics among the parameters
+            source = (masters or {}).get(name, parameter)
+            # Not lerp_: Paddle's takes four times as long on a CPU.
+            target.add_((source.astype(target.dtype) - target).scale_(1 - decay))

@@ -1,0 +1,163 @@
+"""What `paddle.Model`'s loop needs mended for a run that continues, and metrics that do not wait for the device.
+
+Subclasses of `ResumableModel` train with the inherited `fit`; `epoch`, `epoch_step` and `global_step` are the only
+counters. Line numbers are those of Paddle 3.2.2.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+
+from ..distributed.process_group import SINGLE_PROCESS, ProcessGroup
+
+
+class ResumableModel(paddle.Model):
+    """A `paddle.Model` whose `fit` starts where the counters stand and stops as soon as it is told to.
+
+    Counters: `epoch` (whole epochs done), `epoch_step` (iterations done of the current one), `global_step`. While it
+    fits, `epoch_length` is the number of iterations in an epoch, None if the loader does not know.
+    `scalars` holds tensors of the last iteration by name, still on the device.
+    """
+
+    def __init__(self, network: paddle.nn.Layer, inputs: list[InputSpec]):
+        if not paddle.in_dynamic_mode():
+            raise RuntimeError("AdversarialModel needs dynamic mode: call paddle.disable_static() first")
+        super().__init__(network, inputs=inputs)
+        self.epoch, self.epoch_step, self.global_step = 0, 0, 0
+        self.epoch_length: int | None = None
+        self.scalars: dict[str, paddle.Tensor] = {}
+
+    def count_iteration(self) -> None:
+        """One iteration is done. Here, so that whoever saves after an epoch's last iteration saves a new epoch."""
+        self.global_step += 1
+        self.epoch_step += 1
+        if self.epoch_step == self.epoch_length:
+            self.epoch, self.epoch_step = self.epoch + 1, 0
+
+    def fit(self, train_data: Any = None, *args: Any, accumulate_grad_batches: int = 1, **kwargs: Any) -> None:
+        """`paddle.Model.fit`; an epoch that a loaded checkpoint left unfinished is finished first, as the first epoch.
+
+        Raises ValueError for an empty loader or gradient accumulation.
+        """
+        if accumulate_grad_batches != 1:
+            raise ValueError("gradients of two optimizers cannot be accumulated: accumulate_grad_batches must be 1")
+        if hasattr(train_data, "__len__") and len(train_data) == 0:
+            raise ValueError("there is nothing to learn from: the loader is empty")
+        self.stop_training = False  # hapi never takes it back
+        super().fit(train_data, *args, accumulate_grad_batches=1, **kwargs)
+
+    def _run_one_epoch(self, data_loader: Any, callbacks: Any, mode: str, logs: dict | None = None) -> Any:
+        """hapi's epoch with a dict of its own (hapi shares one between all models, model.py:2778), started where the
+        counters stand, and ended as soon as somebody sets `stop_training`."""
+        if mode != "train":
+            return super()._run_one_epoch(data_loader, callbacks, mode, {})
+        if hasattr(data_loader, "seek"):
+            data_loader.seek(self.epoch, self.epoch_step)
+        else:
+            self.epoch_step = 0  # such a loader can only start its epoch from the beginning
+        self.epoch_length = self._len_data_loader(data_loader)
+        loader = _StoppableLoader(data_loader, self)
+        logs = super()._run_one_epoch(loader, callbacks, mode, {})
+        if loader.is_exhausted and self.epoch_step:  # a loader that did not know its length
+            self.epoch, self.epoch_step = self.epoch + 1, 0
+        self.epoch_length = None
+        return logs
+
+
+class _StoppableLoader:
+    """A loader that ends when the model's `stop_training` is set; `is_exhausted` when it ran to its own end."""
+
+    def __init__(self, loader: Iterable, model: ResumableModel):
+        self._loader, self._model, self.is_exhausted = loader, model, False
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if self._model.stop_training:
+                return
+            yield batch
+        self.is_exhausted = True
+
+
+class Scalar(paddle.metric.Metric):
+    """A quantity of the last iteration under its own log key, read from the device only when somebody looks at it."""
+
+    def __init__(self, name: str, model: ResumableModel):
+        super().__init__()
+        self._scalar_name, self._model = name, model
+
+    def name(self) -> str:
+        return self._scalar_name
+
+    def update(self, *args: Any) -> None:
+        """The model writes `model.scalars`; there is nothing to add up."""
+
+    def reset(self) -> None:
+        """A quantity of the last iteration has nothing to forget."""
+
+    def accumulate(self) -> LazyNumber:
+        return LazyNumber(self._model.scalars[self._scalar_name])
+
+
+class LazyNumber(numbers.Number):
+    """A number on the device; float() and formatting fetch it, which waits for the device.
+
+    A Number, because paddle.callbacks.VisualDL passes over whatever is none.
+    """
+
+    def __init__(self, tensor: paddle.Tensor):
+        self._tensor = tensor
+
+    def __float__(self) -> float:
+        return float(read_scalars({"value": self._tensor})["value"])
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec)
+
+    def __repr__(self) -> str:
+        return repr(float(self))
+
+
+def read_scalars(
+    scalars: Mapping[str, paddle.Tensor], process_group: ProcessGroup = SINGLE_PROCESS
+) -> dict[str, float]:
+    """Numbers by name, their mean over the processes of the group, fetched in one go: the only place where training
+    reads the device. Waits for the device."""
+    if not scalars:
+        return {}
+    stacked = paddle.stack([scalar.astype("float32").reshape([]) for scalar in scalars.values()])
+    process_group.all_reduce_mean([stacked])
+    return dict(zip(scalars, stacked.numpy().tolist()))
+
+
+def check_images(inputs: Any, spec: InputSpec, multiple_of: int = 1) -> paddle.Tensor:
+    """The one field of a batch as a tensor [N, ...]. Raises ValueError, naming both shapes, when it does not fit
+    `spec`, and when N is not a multiple of `multiple_of`."""
+    fields = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    if len(fields) != 1:
+        raise ValueError(f"a batch must be one field of images, received {len(fields)} fields")
+    images = fields[0] if isinstance(fields[0], paddle.Tensor) else paddle.to_tensor(np.asarray(fields[0]))
+    expected = list(spec.shape)
+    shape_fits = len(images.shape) == len(expected) and all(
+        n in (-1, None) or n == m for n, m in zip(expected, images.shape)
+    )
+    if not shape_fits or images.dtype != spec.dtype:
+        raise ValueError(
+            f"a batch of {spec.name} must be {_name(spec.dtype)} "
+            f"{['N' if n in (-1, None) else n for n in expected]}, received {_name(images.dtype)} {list(images.shape)}"
+        )
+    if images.shape[0] == 0 or images.shape[0] % multiple_of:
+        raise ValueError(f"a batch must hold a multiple of d_steps = {multiple_of}, received {images.shape[0]}")
+    return images
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).replace("paddle.", "")

@@ -1,0 +1,172 @@
+"""What is exported: trained weights from a run, a checkpoint or a `generator.params`, as networks in eval mode.
+
+Sizes are read off the shapes of the weights, so that a file without a config exports as well as one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from dcgan.checkpoints.params import read_params
+from dcgan.config import read_config
+from dcgan.environment import command
+from dcgan.errors import CheckpointError
+from dcgan.files import PathLike
+from dcgan.networks.discriminator import Discriminator
+from dcgan.networks.generator import Generator
+from dcgan.networks.sizes import check_image_size
+from dcgan.runs.find_checkpoint import find_checkpoint
+from deploy.manifest import Signature
+
+RUNS = Path("work/train")
+_CHANNELS = 3
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class Trained(NamedTuple):
+    """A network to export: `layer` in eval mode takes and returns one tensor as `signature` says.
+
+    `group` says where the weights come from: generator_ema, generator, discriminator, or generator.params.
+    """
+
+    name: str
+    group: str
+    layer: nn.Layer
+    signature: Signature
+
+
+class Source(NamedTuple):
+    """Networks by name ("generator", "discriminator"), their sizes, and where they come from (JSON values)."""
+
+    networks: dict[str, Trained]
+    latent_dim: int
+    image_size: int
+    checkpoint: dict[str, Any]
+    config: dict[str, Any]
+
+
+class ExportedDiscriminator(Discriminator):
+    """The discriminator as it is exported: images [N, 3, S, S] -> logits [N, 1]; positive means "real"."""
+
+    def forward(self, image):
+        return super().forward(image).squeeze([2, 3])
+
+
+def load_source(path: PathLike | None = None, names: Iterable[str] = ("generator",)) -> Source:
+    """Networks of a checkpoint, with averaged (EMA) generator weights where there are any.
+
+    Args: path - a run folder, a folder of runs, a checkpoint folder, or a `generator.params`; None: the newest run.
+          names - "generator", "discriminator" or both.
+    Raises CheckpointError when there is nothing whole to read or the weights are not a DCGAN's.
+    """
+    path = RUNS if path is None else Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is nothing to export at {path}. Train first: {command('train')}")
+    groups, checkpoint, config = _read_params_file(path) if path.is_file() else _read_newest(path)
+    generator = next(name for name in ("generator.params", "generator_ema", "generator") if name in groups)
+    widths = _widths(groups[generator], transposed=True)
+    latent_dim, image_size = widths[0], _image_size(widths)
+    networks = {}
+    for name in names:
+        group = generator if name == "generator" else name
+        if group not in groups:
+            raise CheckpointError(f"{path} holds no {name}. Give a run or checkpoint folder with --checkpoint.")
+        networks[name] = _build(name, group, groups[group], latent_dim, image_size)
+    checkpoint["network"] = ", ".join(trained.group for trained in networks.values())
+    return Source(networks, latent_dim, image_size, checkpoint, config)
+
+
+def _read_newest(path: Path) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
+    found = find_checkpoint(path)
+    if "generator" not in found.groups:
+        raise CheckpointError(f"{found.folder} holds no generator: {', '.join(found.groups) or 'it is empty'}")
+    facts = {"step": found.state.get("global_step"), "run": found.folder.absolute().parent.parent.name}
+    extra = found.state.get("extra")
+    return found.groups, facts, _without_paths(extra.get("config") if isinstance(extra, dict) else None)
+
+
+def _read_params_file(path: Path) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
+    config = read_config(path.parent) if (path.parent / "config.json").is_file() else {}
+    return (
+        {"generator.params": read_params(path)},
+        {"step": None, "run": path.absolute().parent.name},
+        _without_paths(config),
+    )
+
+
+def _without_paths(config: Any) -> dict[str, Any]:
+    """The config without what says something of the machine: an export is handed to others. {} if it is none."""
+    kept = {name: value for name, value in config.items() if name != "out"} if isinstance(config, dict) else {}
+    if isinstance(kept.get("data"), str):
+        kept["data"] = Path(kept["data"]).name
+    return kept
+
+
+def _image_size(widths: list[int]) -> int:
+    """Pixels: one layer spans 4x4, each further one doubles (5 layers, 6 widths: 64)."""
+    return 1 << len(widths)
+
+
+def _widths(weights: Tensors, transposed: bool) -> list[int]:
+    """Channels before, between and after the convolutions. Checked before any network of that size is built."""
+    count = sum(name.startswith("conv_") and name.endswith(".weight") for name in weights)
+    shapes = [np.shape(weights.get(f"conv_{i}.weight")) for i in range(1, count + 1)]
+    if len(shapes) < 3 or any(len(shape) != 4 for shape in shapes):
+        raise CheckpointError(f"these are not the weights of a DCGAN: {_some(weights)}")
+    inputs, outputs = (0, 1) if transposed else (1, 0)
+    widths = [shapes[0][inputs], *(shape[outputs] for shape in shapes)]
+    inner = widths[1:-1][::-1] if transposed else widths[1:-1]
+    if inner != [inner[0] << i for i in range(len(inner))] or (widths[-1] if transposed else widths[0]) != _CHANNELS:
+        raise CheckpointError(
+            f"the convolutions have {widths} channels; expected {_CHANNELS} at the image and doubling widths inwards"
+        )
+    return widths
+
+
+def _build(name: str, group: str, weights: Tensors, latent_dim: int, image_size: int) -> Trained:
+    is_generator = name == "generator"
+    widths = _widths(weights, transposed=is_generator)
+    if _image_size(widths) != image_size:
+        raise CheckpointError(f"{group} is of {_image_size(widths)} pixels, the generator of {image_size}")
+    check_image_size(image_size)
+    image = (_CHANNELS, image_size, image_size)
+    # The guard makes Paddle's own parameter names, which are counters, the same in every process.
+    with paddle.utils.unique_name.guard():
+        if is_generator:
+            layer: nn.Layer = Generator(latent_dim, widths[-2], image_size)
+            signature = Signature("z", (latent_dim,), "image", image)
+        else:
+            layer = ExportedDiscriminator(widths[1], image_size)
+            signature = Signature("image", image, "logit", (1,))
+    _set_weights(layer, weights, group)
+    layer.eval()
+    return Trained(name, group, layer, signature)
+
+
+def _set_weights(layer: nn.Layer, weights: Tensors, group: str) -> None:
+    """Copy weights by name. Raises CheckpointError naming all that are missing, unknown or of another shape."""
+    own = layer.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in weights]
+    problems += [f"{name} is unknown" for name in weights if name not in own]
+    problems += [
+        f"{name} has shape {list(weights[name].shape)}, expected {own[name].shape}"
+        for name in own
+        if name in weights and list(weights[name].shape) != own[name].shape
+    ]
+    problems += [f"{name} holds NaN or Inf" for name, value in weights.items() if not np.isfinite(value).all()]
+    if problems:
+        raise CheckpointError(f"{group} does not fit a DCGAN of its size: {'; '.join(problems)}")
+    for name, tensor in own.items():
+        tensor.set_value(np.asarray(weights[name], np.float32))
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "no tensors"

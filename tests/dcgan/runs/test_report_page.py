@@ -1,0 +1,130 @@
+"""The report in a real browser: what it draws, and that its controls do what they say."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from dcgan.images import grid, with_title, write_png
+from dcgan.runs.report import write_comparison, write_report
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(name, grey=(0, 60, 120)):
+        run = tmp_path / name
+        (run / "samples").mkdir(parents=True)
+        for step, level in enumerate(grey):
+            images = np.full([100, 3, 16, 16], level, np.uint8)
+            images[57] = 255  # one face that is not as the others
+            write_png(run / "samples" / f"step-{step * 100:08d}.png", with_title(grid(images), "title"))
+        records = [{"step": s, "loss_d": s / 100, "loss_g": 1.0, "state": "OK"} for s in range(10, 210, 10)]
+        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+        return run
+
+    return make
+
+
+def opened(page, script, tmp_path):
+    """What `script`, the body of an async function, returns inside the page, as JSON values."""
+    probe = (
+        "<script>(async () => { const errors = []; window.onerror = (m) => errors.push(m);"
+        "const wait = (ms) => new Promise((done) => setTimeout(done, ms)); await wait(300);"
+        f"let found; try {{ found = await (async () => {{ {script} }})(); }} catch (e) {{ errors.push(String(e)); }}"
+        "const box = document.createElement('pre'); box.id = 'probe';"
+        "box.textContent = JSON.stringify({ found, errors });"
+        "document.body.append(box); })()</script></body>"
+    )
+    copy = page.with_name("probed.html")
+    copy.write_text(page.read_text("utf-8").replace("</body>", probe), "utf-8")
+    profile = tmp_path / "profile"
+    answer = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--lang=en-US"]
+        + ["--virtual-time-budget=20000", "--window-size=1200,900", "--dump-dom", copy.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HOME": str(tmp_path)},
+        check=False,
+    )
+    match = re.search(r'<pre id="probe">(.*?)</pre>', answer.stdout, re.DOTALL)
+    assert match, answer.stderr[-2000:]
+    result = json.loads(html.unescape(match[1]))
+    assert result["errors"] == []
+    return result["found"]
+
+
+def test_slider_clicks_keys_and_language_do_what_they_say(make_run, tmp_path):
+    script = """
+      const slider = document.querySelector('input[type=range]'), box = document.querySelector('.grid');
+      const face = () => document.querySelector('.face > canvas').getContext('2d').getImageData(80, 80, 1, 1).data[0];
+      const caption = () => document.querySelector('.face figcaption').textContent;
+      const slid = [], chosen = [];
+      for (const index of [0, 1, 2]) {
+        slider.value = index; slider.oninput(); await wait(200);
+        slid.push([face(), document.querySelector('.legend b').textContent,
+          document.querySelector('output').textContent, document.querySelector('.grid img').src.slice(-40)]);
+      }
+      const area = box.getBoundingClientRect();
+      const at = { clientX: area.left + 0.75 * area.width, clientY: area.top + 0.55 * area.height };
+      const say = async () => { await wait(200); chosen.push([caption(), face()]); };
+      const press = (key) => box.dispatchEvent(new KeyboardEvent('keydown', { key }));
+      box.dispatchEvent(new MouseEvent('click', at)); await say();
+      press('ArrowRight'); await say();
+      press('ArrowUp'); await say();
+      document.querySelector('.strip button').click(); await say();
+      const titles = () => [...document.querySelectorAll('h2')].map((node) => node.textContent);
+      const english = titles(); document.querySelector('.language').click();
+      return { slid, chosen, english, chinese: titles(), last: slider.max };
+    """
+    found = opened(write_report(make_run("00000-faces")), script, tmp_path)
+    faces, losses, steps, grids = zip(*found["slid"])
+    assert found["last"] == "2" and np.abs(np.subtract(faces, (0, 60, 120))).max() < 20 and len(set(grids)) == 3
+    assert losses == ("0.1", "1", "2") and steps == ("step 0", "step 100", "step 200")
+    captions, greys = zip(*found["chosen"])
+    assert captions == ("Seed 57 at step 200", "Seed 58 at step 200", "Seed 48 at step 200", "Seed 48 at step 0")
+    assert greys[0] > 235 and np.abs(np.subtract(greys[1:], (120, 120, 0))).max() < 20
+    assert "Curves" in found["english"] and "曲线" in found["chinese"]
+    assert not set(found["english"]) & set(found["chinese"])
+
+
+def test_runs_side_by_side_share_the_slider_and_overlay_their_curves(make_run, tmp_path):
+    runs = [make_run("00000-a"), make_run("00001-b", grey=(10, 70, 130, 200))]
+    script = """
+      const slider = document.querySelector('input[type=range]');
+      slider.value = 3; slider.oninput(); await wait(100);
+      return [slider.max, [...document.querySelectorAll('.grid img')].map((image) => image.alt),
+        document.querySelector('.chart').querySelectorAll('svg[role=img] path').length];
+    """
+    last, captions, lines = opened(write_comparison(runs, tmp_path / "compare.html"), script, tmp_path)
+    assert last == "3" and lines == 4
+    assert [caption.rpartition(" ")[2] for caption in captions] == ["200", "300"]
+
+
+def test_a_run_without_records_is_not_called_healthy_nor_its_faces_clickable(tmp_path):
+    run = tmp_path / "00000-a"
+    run.mkdir()
+    (text,) = opened(write_report(run), "return [document.getElementById('page').textContent];", tmp_path)
+    assert "no sample grids" in text and "OK throughout" not in text and "Click a face" not in text
+
+
+def test_hostile_text_stays_text_and_what_is_missing_is_said(tmp_path):
+    attack = "</script><img src=x onerror='window.hit=1'><script>window.hit=1</script>"
+    run = tmp_path / "00000-<b>bold"
+    run.mkdir()
+    record = {"step": 300, "loss_d": 1.0, "state": attack, "reason": attack, attack[:50]: 1.0}
+    (run / "metrics.jsonl").write_text(json.dumps(record))
+    (run / "config.json").write_text(json.dumps({"data": attack, attack: attack}))
+    (run / "command.txt").write_text(f"{attack}  # {attack}")
+    script = "return [window.hit ?? 0, document.querySelectorAll('img, #page b b').length, document.body.textContent];"
+    hit, made, text = opened(write_report(run), script, tmp_path)
+    assert hit == 0 and made == 0 and text.count("onerror='window.hit=1'") >= 5
+    assert "no sample grids" in text and "tools/evaluate.py --checkpoint" in text
