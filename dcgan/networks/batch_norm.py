@@ -2,8 +2,8 @@
 
 Training keeps 0.8 of the old statistics per iteration, so it remembers about the last five batches, of weights that
 have since changed; averaged (EMA) weights were never run in training at all. `precise_bn` re-estimates each layer's
-mean and variance over fixed latents, from the first layer to the last, with the layers before it already in eval mode on
-their new statistics. The network then maps these latents exactly as one training-mode batch of all of them would be
+mean and variance over fixed latents, from the first layer to the last, with the layers before it already in eval mode
+on their new statistics. The network then maps these latents exactly as one training-mode batch of all of them would be
 mapped, and the statistics are those of the function that is exported. (PreciseBN of Wu & Johnson 2021, sec. 3, runs all
 layers in training mode at once: one pass instead of one per layer, but each batch is normalised by itself, so that the
 result depends on the batch size.)
