@@ -1,11 +1,14 @@
 """The arrows between the folders, read from the imports of every source file: who may know whom.
 
-tools -> dcgan, export, deploy; export -> dcgan, deploy; dcgan -> deploy.seeds; deploy -> nothing of ours.
+tools -> dcgan, export, deploy; export -> dcgan, deploy; dcgan -> deploy.seeds; deploy -> nothing of ours. Inside dcgan:
+train -> resume -> callbacks -> {runs, metrics, training}; model -> {training, networks}; training -> {networks,
+checkpoints, distributed}; {runs, metrics} -> data.
 """
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
@@ -22,6 +25,39 @@ MAY_IMPORT = {
     "export": ("export", "dcgan", "deploy"),
     "dcgan": ("dcgan", "deploy.seeds"),
     "deploy": ("deploy",),
+}
+# What each file or folder of dcgan/ may import of the others. Below BASE everything may use BASE.
+BASE = ("dcgan.errors", "dcgan.files", "dcgan.environment", "dcgan.images")
+INNER = {
+    "errors": (),
+    "environment": (),
+    "files": (),
+    "images": (),
+    "networks": (),
+    "distributed": (),
+    "checkpoints": (),
+    "data": (),
+    "config": ("networks.sizes",),
+    "device": ("networks",),
+    "training": ("networks", "checkpoints", "distributed"),
+    "model": ("training", "networks", "distributed", "device", "config"),
+    "metrics": ("data",),
+    "runs": ("data", "metrics.names", "metrics.report", "checkpoints", "config"),
+    "callbacks": ("runs", "metrics", "training", "data", "checkpoints", "distributed"),
+    "resume": (
+        "callbacks",
+        "runs",
+        "metrics.names",
+        "model",
+        "networks.sizes",
+        "data",
+        "checkpoints",
+        "distributed",
+        "config",
+    ),
+    "train": ("resume", "callbacks", "runs", "metrics", "model", "data", "checkpoints", "distributed", "config"),
+    "dry_run": ("train", "model", "networks", "data", "config"),
+    "selftest": ("train", "runs", "checkpoints", "config"),
 }
 # Neither these nor anything they import may need Paddle: they work where only numpy and OpenCV are installed.
 WITHOUT_PADDLE = (
@@ -101,6 +137,35 @@ def test_imports_follow_the_arrows(path):
             assert any(is_within(found.name, package) for package in allowed), f"{path}:{found.line}: {found.name}"
 
 
+def test_everything_inside_dcgan_has_its_arrows():
+    found = {module_name(path).split(".")[1] for path in source_files() if module_name(path).startswith("dcgan.")}
+    assert found == set(INNER)
+
+
+@pytest.mark.parametrize("path", [p for p in source_files() if module_name(p).startswith("dcgan.")], ids=module_name)
+def test_imports_inside_dcgan_follow_the_inner_arrows(path):
+    part = module_name(path).split(".")[1]
+    allowed = (f"dcgan.{part}", *BASE, *(f"dcgan.{name}" for name in INNER[part]))
+    for found in imports_of(path):
+        if is_within(found.name, "dcgan"):
+            assert any(is_within(found.name, package) for package in allowed), f"{path}:{found.line}: {found.name}"
+
+
+def test_the_inner_arrows_have_no_circle():
+    graph = {part: {name.split(".")[0] for name in others} for part, others in INNER.items()}
+    assert set(graphlib.TopologicalSorter(graph).static_order()) == set(graph)  # raises CycleError for a circle
+
+
+def test_reading_weights_for_an_export_brings_no_trainer():
+    """Modules with code, not counting the __init__ of packages."""
+    code = "import sys, export.load_weights; print(*(name for name in sys.modules))"
+    names = _printed(code).split()
+    files = {module_name(path) for path in source_files() if path.name != "__init__.py"}
+    loaded = sorted(files & set(names))
+    assert "export.load_weights" in loaded and len(loaded) <= 15, loaded
+    assert not [name for name in loaded if is_within(name, "dcgan.training") or is_within(name, "dcgan.callbacks")]
+
+
 @pytest.mark.parametrize("path", source_files(), ids=module_name)
 def test_no_module_is_reached_around_the_arrows(path):
     """By its file name alone, as a script's own folder on sys.path would allow."""
@@ -173,6 +238,11 @@ def test_nothing_imports_paddle_behind_the_scenes():
     names = [module_name(path) for path in source_files()]
     light = [name for name in names if needs_no_paddle(name)] + ["deploy.seeds", "dcgan"]
     code = f"import sys, {', '.join(light)}; print([name for name in sys.modules if name.split('.')[0] == 'paddle'])"
+    assert _printed(code) == "[]"
+
+
+def _printed(code: str) -> str:
+    """What a Python process of its own prints."""
     answer = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -182,7 +252,8 @@ def test_nothing_imports_paddle_behind_the_scenes():
         timeout=120,
         check=False,
     )
-    assert answer.stdout.strip() == "[]", answer.stderr
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.strip()
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

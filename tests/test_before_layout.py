@@ -44,7 +44,9 @@ def test_it_resumes_to_the_weights_that_it_would_have_had(old_run, expected):
     assert len(weights) > 10
     for name, value in weights.items():
         group, _, tensor = name.partition("/")
-        np.testing.assert_allclose(groups[group][tensor], value, atol=2e-5, err_msg=name)  # processors round differently
+        np.testing.assert_allclose(
+            groups[group][tensor], value, atol=2e-5, err_msg=name
+        )  # processors round differently
 
 
 def test_its_records_and_its_best_checkpoint_are_read_under_todays_names(old_run):

@@ -10,15 +10,16 @@ from paddle.callbacks import Callback
 
 from ..data.packed import PackedData
 from ..images import to_uint8
-from ..metrics import mean_ms_ssim, sliced_wasserstein
 from ..metrics.evaluate import crop_of, protocol, protocol_label
+from ..metrics.ms_ssim import mean_ms_ssim
+from ..metrics.sliced_wasserstein import sliced_wasserstein
 
 
 class QualityCallback(Callback):
     """Every `every` iterations: how good 500 images of fixed seeds are, against the first 500 training images.
 
     `figures` are the latest, None before the first: swd (see dcgan.metrics.sliced_wasserstein; smaller is better)
-    and ms_ssim, of generated and of real images (see dcgan.metrics.mean_ms_ssim). `protocol` says in one word
+    and ms_ssim, of generated and of real images (see dcgan.metrics.ms_ssim). `protocol` says in one word
     how they were measured. `state` is what a resumed run remembers: its figures count if they are of this protocol.
     Costs a second or two of a CPU each time. Several processes draw the images together; the writer measures.
     """

@@ -1,16 +1,24 @@
-"""Which checkpoint a path means: `--resume PATH` and `--checkpoint PATH`."""
+"""Which runs there are, and which checkpoint a path means: `--resume PATH` and `--checkpoint PATH`."""
 
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from ..checkpoints import checkpoint
 from ..errors import CheckpointError
 from ..files import PathLike
-from .records import run_folders
 
 log = logging.getLogger(__name__)
+
+
+def run_folders(root: PathLike) -> list[Path]:
+    """Run folders under `root`, oldest first."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and re.match(r"\d{5}-", path.name))
 
 
 def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from ..checkpoints import checkpoint
 from ..errors import TrainingError
 from ..files import PathLike
-from .records import run_folders
+from .find_checkpoint import run_folders
 
 
 class RunFolder:

@@ -1,10 +1,9 @@
-"""A run folder read without Paddle: which runs there are, and the records in their `metrics.jsonl`."""
+"""The records in a run's `metrics.jsonl`, read and written without Paddle."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,6 @@ from ..files import PathLike
 from ..metrics.names import with_current_names
 
 Record = dict[str, Any]
-
-
-def run_folders(root: PathLike) -> list[Path]:
-    """Run folders under `root`, oldest first."""
-    root = Path(root)
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and re.match(r"\d{5}-", path.name))
 
 
 def read_records(path: PathLike) -> list[Record]:

@@ -28,7 +28,8 @@ from ..environment import command
 from ..errors import DataError, ProjectError
 from ..files import PathLike, atomic_write
 from ..images import GAP, TITLE_HEIGHT
-from .records import Record, is_of_training, read_records, run_folders
+from .find_checkpoint import run_folders
+from .records import Record, is_of_training, read_records
 
 REPORT_FILE = "report.html"
 MAX_FRAMES, MAX_POINTS, MAX_EVENTS, MAX_STARTS = 40, 600, 100, 20

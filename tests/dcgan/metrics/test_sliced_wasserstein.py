@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dcgan.metrics import sliced_wasserstein
+from dcgan.metrics.sliced_wasserstein import sliced_wasserstein
 
 
 def test_two_halves_are_closer_than_any_spoiled_half(faces, spoil):
