@@ -3,13 +3,17 @@ import hashlib
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import pytest
 from onnx import numpy_helper
 
 from dcgan.checkpoints.params import read_params
+from dcgan.config import TrainConfig
 from dcgan.errors import CheckpointError, ExportError, ParityError
+from dcgan.images import TITLE_HEIGHT, grid, to_uint8
+from dcgan.train import train
 from deploy.manifest import read_manifest, verify_files
 from deploy.runtimes import load_discriminator, load_generator
 from deploy.seeds import latents
@@ -360,3 +364,15 @@ def test_a_checkpoint_that_is_not_there_replaces_nothing(refused, tmp_path):
 )
 def test_wishes_that_exclude_each_other_are_refused_first(refused, changes, words):
     assert words in refused(ValueError, **changes)
+
+
+def test_the_last_training_grid_shows_the_images_that_the_export_generates(tmp_path, monkeypatch):
+    """One re-estimation of BatchNorm statistics serves both: at most one level of 256 differs."""
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(data="cartoon:64", image_size=16, base_channels=4, latent_dim=8, batch_size=16, steps=20)
+    run = train(config).folder
+    export("export", ExportConfig(run))
+    generated = to_uint8(load_generator("export", "onnxruntime", "cpu").generate(range(100)))
+    shown = cv2.imread(str(run / "samples" / "step-00000020.png"))[TITLE_HEIGHT:, :, ::-1].transpose(2, 0, 1)
+    difference = np.abs(shown.astype(int) - grid(generated, columns=10).astype(int))
+    assert difference.max() <= 1 and np.ptp(generated.astype(int), axis=0).max() > 1
