@@ -12,7 +12,8 @@ from dcgan import DCGAN
 from dcgan.data.loader import BatchLoader
 from dcgan.networks.batch_norm import precise_bn_latents
 from dcgan.training.augment import Chain, DiffAugment, InstanceNoise
-from dcgan.training.state import network_arrays, optimizer_arrays
+from dcgan.training.state import network_arrays
+from tests.comparisons import everything
 
 # Each with whatever makes it count in so short a run.
 LEVERS = {
@@ -38,16 +39,6 @@ def build(tiny_config):
         return model
 
     return built
-
-
-def everything(model):
-    """All that a run is made of, as arrays by name."""
-    found = {"image": model.generate(0)}
-    for name, network in model._networks().items():
-        found.update({f"{name}/{k}": v for k, v in network_arrays(network).items()})
-    for name, optimizer in model._optimizers().items():
-        found.update({f"{name}!{k}": v for k, v in optimizer_arrays(optimizer, getattr(model, name)).items()})
-    return found
 
 
 def changed(a, b):

@@ -17,10 +17,10 @@ from dcgan.callbacks.metrics_log import read_records
 from dcgan.checkpoints.checkpoint import list_checkpoints, read_checkpoint
 from dcgan.distributed.process_group import SINGLE_PROCESS, init_process_group
 from dcgan.runs.find_checkpoint import find_checkpoint
+from dcgan.selftest import TIMES
 from deploy.seeds import bits
 
 ROOT = Path(__file__).resolve().parents[3]
-TIMES = ("images_per_second", "elapsed_seconds", "remaining_seconds")
 CONFIG = TrainConfig(
     data="faces.npy",
     image_size=16,

@@ -1,0 +1,34 @@
+import dataclasses
+
+from dcgan import train as runs
+from dcgan.callbacks.checkpointing import best
+from dcgan.callbacks.metrics_log import read_records
+from dcgan.checkpoints.checkpoint import list_checkpoints
+from dcgan.runs.find_checkpoint import find_checkpoint
+
+
+def test_the_best_checkpoint_by_the_runs_own_measure_outlives_newer_ones(config, monkeypatch):
+    import dcgan.callbacks.quality as module
+
+    figures = iter([5.0, 1.0, 7.0])  # at steps 3, 6 and 9
+    monkeypatch.setattr(module, "sliced_wasserstein", lambda real, fake: {"mean": next(figures)})
+    run = runs.train(dataclasses.replace(config, checkpoint_every=1, keep=1)).folder
+    assert [p.name for p in list_checkpoints(run / "checkpoints")] == ["step-00000006", "step-00000009"]
+
+
+def test_checkpoints_measured_in_another_way_are_not_compared_with_new_ones(config, monkeypatch, caplog):
+    import dcgan.callbacks.quality as module
+
+    figures = iter([1.0, 7.0, 5.0])  # at steps 3, 6 and 9; the smallest is of an older meter
+    monkeypatch.setattr(module, "sliced_wasserstein", lambda real, fake: {"mean": next(figures)})
+    config = dataclasses.replace(config, checkpoint_every=3, keep=9)
+    with monkeypatch.context() as older:
+        older.setattr("dcgan.metrics.evaluate.VERSION", 0)
+        first = runs.train(dataclasses.replace(config, steps=3)).folder
+    assert read_records(first / "metrics.jsonl")[-1]["swd"] == 1.0
+    run = runs.train(config, find_checkpoint(first)).folder
+    records = read_records(run / "metrics.jsonl")
+    assert [r["swd"] for r in records] == [None, None, 1.0, None, None, 7.0, 7.0, 7.0, 5.0]
+    assert records[2]["protocol"].startswith("0/24/16/") and records[3]["protocol"].startswith("1/24/16/")
+    assert best(list_checkpoints(run / "checkpoints")).name == "step-00000009"
+    assert caplog.text.count("are not compared with new ones") == 1

@@ -1,0 +1,76 @@
+import math
+
+import numpy as np
+import paddle
+import pytest
+from paddle.static import InputSpec
+
+from dcgan import AdversarialModel
+from dcgan.data.loader import BatchLoader
+from dcgan.training import hapi
+from dcgan.training.hapi import read_scalars
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        (
+            np.zeros([2, 3, 8, 8], np.float32),
+            r"image must be float32 \['N', 3, 16, 16\], received float32 \[2, 3, 8, 8\]",
+        ),
+        (np.zeros([2, 3, 16, 16], np.float64), r"must be float32 .*, received float64 \[2, 3, 16, 16\]"),
+        (np.zeros([3, 16, 16], np.float32), r"received float32 \[3, 16, 16\]"),
+        (np.zeros([0, 3, 16, 16], np.float32), "multiple of d_steps"),
+    ],
+)
+def test_a_batch_that_does_not_fit_its_spec_is_refused_with_both_shapes(model, batch, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.train_batch([batch])
+
+
+def test_fit_refuses_accumulation_an_empty_loader_and_missing_optimizers(model, linear):
+    with pytest.raises(ValueError, match="accumulate_grad_batches must be 1"):
+        model.fit([], accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match="the loader is empty"):
+        model.fit([])
+    bare, _ = linear()
+    bare.prepare()
+    with pytest.raises(ValueError, match="two optimizers"):
+        bare.fit([np.ones([2, 1], np.float32)])
+
+
+def test_logs_read_the_device_only_when_somebody_looks(model, images, monkeypatch):
+    reads = []
+    monkeypatch.setattr(
+        hapi, "read_scalars", lambda scalars, read=read_scalars: (reads.append(len(scalars)), read(scalars))[1]
+    )
+    conversions = []
+    numpy_of = paddle.Tensor.numpy
+    monkeypatch.setattr(paddle.Tensor, "numpy", lambda self: (conversions.append(1), numpy_of(self))[1])
+    monkeypatch.setattr(paddle.Tensor, "item", lambda self, *a: pytest.fail("a step read the device"))
+    monkeypatch.setattr(paddle.Tensor, "__float__", lambda self: pytest.fail("a step read the device"))
+    seen = []
+
+    class Look(paddle.callbacks.Callback):
+        def on_train_batch_end(self, step, logs=None):
+            if step == 2:
+                seen.append(float(logs["loss_d"]))
+
+    model.fit(BatchLoader(images, 8), epochs=1, verbose=0, callbacks=[Look()])
+    assert len(seen) == 1 and math.isfinite(seen[0])
+    assert reads == [1] and len(conversions) == 1
+
+
+def test_paddles_own_callbacks_get_each_scalar_under_its_name(model, images, capsys):
+    model.fit(BatchLoader(images, 8), epochs=1, log_freq=1, verbose=2)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("loss_d", "loss_g", "score_real", "score_fake"))
+
+
+def test_static_mode_is_refused():
+    paddle.enable_static()
+    try:
+        with pytest.raises(RuntimeError, match="disable_static"):
+            AdversarialModel(None, None, InputSpec([None, 1], "float32", "z"), InputSpec([None, 1], "float32", "x"))
+    finally:
+        paddle.disable_static()

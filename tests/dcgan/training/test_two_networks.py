@@ -1,0 +1,100 @@
+import numpy as np
+import paddle
+import pytest
+
+from dcgan import DCGAN
+from dcgan.data.loader import BatchLoader
+from dcgan.networks.batch_norm import precise_bn_latents
+from dcgan.networks.modes import evaluating
+from tests.comparisons import equal, everything
+
+
+def test_two_epochs_straight_equal_one_saved_and_one_resumed_in_another_model(tiny_config, images, tmp_path):
+    straight, first, second = (DCGAN(tiny_config) for _ in range(3))
+    straight.fit(BatchLoader(images, 8, seed=3, flip=True), epochs=2, verbose=0)
+    first.fit(BatchLoader(images, 8, seed=3, flip=True), epochs=1, verbose=0)
+    first.save(tmp_path / "checkpoint")
+    second.load(tmp_path / "checkpoint")
+    second.fit(BatchLoader(images, 8, seed=3, flip=True), epochs=1, verbose=0)
+    assert equal(everything(straight), everything(second))
+    assert straight.global_step == 6
+
+
+class _StopAfter(paddle.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, step, logs=None):
+        self.model.stop_training = self.model.global_step >= self.step
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_resuming_in_the_middle_of_an_epoch_sees_the_batches_that_were_left(tiny_config, images, tmp_path, stop):
+    straight, first, second = (DCGAN(tiny_config) for _ in range(3))
+    straight.fit(BatchLoader(images, 8), epochs=2, verbose=0)
+    first.fit(BatchLoader(images, 8), epochs=2, verbose=0, callbacks=[_StopAfter(stop)])
+    assert first.global_step == stop
+    first.save(tmp_path / "c")
+    second.load(tmp_path / "c")
+    second.fit(BatchLoader(images, 8), epochs=2 - second.epoch, verbose=0)
+    assert equal(everything(straight), everything(second))
+
+
+def test_a_seed_is_the_same_image_alone_and_among_others(model, loader):
+    model.fit(loader, epochs=1, verbose=0)
+    together = model.generate(range(20))
+    assert together.shape == (20, 3, 16, 16) and together.dtype == np.float32
+    assert np.abs(together).max() <= 1
+    np.testing.assert_allclose(model.generate(7)[0], together[7], atol=1e-6)
+    np.testing.assert_allclose(model.generate(range(20), batch_size=3), together, atol=1e-6)
+
+
+def test_drawing_leaves_training_mode_and_gradients_as_they_were(model, loader):
+    model.generator.train()
+    with evaluating(model.generator):
+        assert not model.generator.training
+    assert model.generator.training
+    before = everything(model)
+    model.generate(range(3))
+    assert equal(before, everything(model))
+
+
+def test_statistics_of_the_average_generator_are_those_of_its_own_weights(model, loader):
+    """In training mode Paddle normalises by the batch: one batch of the same latents gives the same images."""
+    model.fit(loader, epochs=2, verbose=0)
+    z = paddle.to_tensor(precise_bn_latents(8))
+    network = model.inference_generator()
+    assert not network.training
+    with paddle.no_grad():
+        mine = network(z).numpy()
+        network.train()
+        np.testing.assert_allclose(mine, network(z).numpy(), atol=1e-5)
+
+
+def test_without_averaging_the_generator_itself_draws(tiny_config):
+    import dataclasses
+
+    model = DCGAN(dataclasses.replace(tiny_config, ema=0.0))
+    assert model.network is model.generator
+
+
+def test_summary_counts_both_networks(model, capsys):
+    counts = model.summary()
+    numbers = sum(p.size for p in model.parameters())
+    assert int(counts["total_params"]) == numbers
+    printed = capsys.readouterr().out
+    assert "Conv2DTranspose" in printed and "Conv2D-" in printed
+
+
+def test_save_without_training_writes_the_generator_for_inference(model, loader, tmp_path):
+    model.fit(loader, epochs=1, verbose=0)
+    model.save(tmp_path / "inference" / "generator", training=False)
+    loaded = paddle.jit.load(str(tmp_path / "inference" / "generator"))
+    z = model._latents_of(range(3))
+    np.testing.assert_allclose(loaded(paddle.to_tensor(z)).numpy(), model.generate(range(3)), atol=1e-6)
+
+
+def test_predict_draws_from_given_latents(model):
+    z = model._latents_of(range(3))
+    np.testing.assert_allclose(model.predict_batch([z])[0], model.generate(range(3)), atol=1e-6)
