@@ -12,9 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcgan.resume import saved_config
-from dcgan.runs.find_checkpoint import find_checkpoint
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcgan.environment import import_paddle
@@ -41,6 +38,8 @@ from dcgan.metrics.evaluate import chosen_real, evaluate, measure
 from dcgan.model import augmentation
 from dcgan.networks.layers import parameter_count
 from dcgan.networks.modes import evaluating
+from dcgan.resume import saved_config
+from dcgan.runs.find_checkpoint import find_checkpoint
 from dcgan.runs.records import is_of_training, read_records
 from dcgan.training.losses import OBJECTIVES
 from deploy.seeds import latents
@@ -284,11 +283,11 @@ LABELS = {
     "score_real": ("D(x), mean of the last tenth", "D(x)，最后十分之一的平均"),
     "score_fake": ("D(G(z)), mean of the last tenth", "D(G(z))，最后十分之一的平均"),
     "n": ("images of each set that are compared", "参与比较的图片数（每组）"),
-    "distance_start": ("distance before training", "训练前的距离"),
-    "swd": ("distance after training", "训练后的距离"),
-    "floor": ("distance between two sets of real images", "两组真实图片之间的距离"),
-    "ms_ssim": ("similarity of pairs of generated images", "生成图片两两相似度"),
-    "ms_ssim_real": ("similarity of pairs of real images", "真实图片两两相似度"),
+    "swd_untrained": ("sliced Wasserstein distance before training", "训练前的 sliced Wasserstein 距离"),
+    "swd": ("sliced Wasserstein distance after training", "训练后的 sliced Wasserstein 距离"),
+    "swd_real": ("the same between two sets of real images", "两组真实图片之间的同一距离"),
+    "ms_ssim": ("MS-SSIM of pairs of generated images", "生成图片两两之间的 MS-SSIM"),
+    "ms_ssim_real": ("MS-SSIM of pairs of real images", "真实图片两两之间的 MS-SSIM"),
     "nearest_ratio": (
         "distance to the nearest training image, real images = 1",
         "到最近训练图片的距离（真实图片 = 1）",
@@ -324,9 +323,9 @@ def judge(path: Path, model: DCGAN, data: PackedData, n: int) -> dict[str, str]:
     figures = report["figures"]
     return {
         "n": f"{n:,}",
-        "distance_start": f"{measure(real, untrained)['swd']:.0f}",
+        "swd_untrained": f"{measure(real, untrained)['swd']:.0f}",
         "swd": f"{figures['swd']:.1f}",
-        "floor": f"{measure(real, others)['swd']:.1f}",
+        "swd_real": f"{measure(real, others)['swd']:.1f}",
         **{name: f"{figures[name]:.2f}" for name in ("ms_ssim", "ms_ssim_real", "nearest_ratio")},
     }
 
