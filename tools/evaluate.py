@@ -1,4 +1,4 @@
-"""How good are the images? Figures of a generator, or of a folder of images, against the data set."""
+"""Measure how close generated images are to real ones: a checkpoint, an exported model or a folder of images."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   # the newest run under work/train against its own training images
   python tools/evaluate.py
-  # what no generator can beat: real images against other real ones
-  python tools/evaluate.py --floor --data img_align_celeba.zip --n 5000
+  # the baseline that no generator can beat: real images against other real images
+  python tools/evaluate.py --real-vs-real --data img_align_celeba.zip --n 5000
   # an exported model; then a folder of images; each against CelebA
   python tools/evaluate.py --model work/export --data img_align_celeba.zip
   python tools/evaluate.py --images work/generate --data img_align_celeba.zip
-  # FID, KID, precision and recall, with the features of a network that you bring (docs/quality.md)
+  # also FID, KID, precision and recall, with a feature network of your own (docs/quality.md)
   python tools/evaluate.py --inception inception.onnx
 
-exit codes: 0 measured; 1 not; 2 wrong usage
+exit codes: 0 measured; 1 failed; 2 wrong usage
 """
 OUT = pathlib.Path("work/evaluate")
 log = logging.getLogger("tools.evaluate")  # __name__ may be __main__
 MEANINGS = {
-    "swd": "sliced Wasserstein distance x 1000, mean of all scales; lower is better",
-    "ms_ssim": "MS-SSIM of pairs of generated images; as near as can be to that of real ones",
+    "swd": "sliced Wasserstein distance x 1000, mean over the scales; lower is better",
+    "ms_ssim": "MS-SSIM of pairs of generated images; higher than that of real images means less variety",
     "ms_ssim_real": "MS-SSIM of pairs of real images",
-    "nearest_ratio": "distance to the nearest training image, real images = 1; far below 1: copies",
-    "fid": "Frechet distance on the features given; lower is better",
-    "kid": "kernel distance on them, unbiased; lower is better",
-    "kid_std": "its deviation over blocks of images",
-    "precision": "share of generated images that are like real ones; higher is better",
-    "recall": "share of real images that are like generated ones; higher is better",
+    "nearest_ratio": "distance to the nearest training image, real images = 1; far below 1 means memorised images",
+    "fid": "Frechet distance of the features; lower is better",
+    "kid": "kernel distance of the features, unbiased; lower is better",
+    "kid_std": "standard deviation of kid over blocks of images",
+    "precision": "share of generated images that look like real ones; higher is better",
+    "recall": "share of real images that the generated ones cover; higher is better",
 }
 
 
@@ -52,23 +52,30 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = flags.add_argument_group("what is measured (default: the newest run under work/train)")
+    what = flags.add_argument_group("what to measure (default: the newest run under work/train)")
     what = what.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", metavar="PATH", help="a run, a checkpoint folder or a generator.params")
-    what.add_argument("--model", metavar="DIR", help="an export folder, drawn by its own runtime")
-    what.add_argument("--images", metavar="SRC", help="images that exist: a folder, a .zip or a packed .npy")
-    what.add_argument("--floor", action="store_true", help="other real images: what no generator can beat")
-    against = flags.add_argument_group("against what")
+    what.add_argument("--model", metavar="DIR", help="an export folder; its own runtime generates the images")
+    what.add_argument(
+        "--images", "--pictures", metavar="SRC", help="existing images: a folder, a .zip or a packed .npy"
+    )
+    what.add_argument(
+        "--real-vs-real",
+        "--floor",
+        action="store_true",
+        help="other real images: the baseline that no generator can beat",
+    )
+    against = flags.add_argument_group("what to compare with")
     against.add_argument(
         "--data", metavar="SRC", help="a folder, .zip, packed .npy or cartoon (default: the run's own)"
     )
-    against.add_argument("--crop", help="tutorial, center, or X,Y; of both sets (default: the run's own, or tutorial)")
+    against.add_argument("--crop", help="of both sets: tutorial, center, or X,Y (default: the run's own, or tutorial)")
     against.add_argument("--image-size", type=int, metavar="S", help="pixels (default: the generator's, or 64)")
     against.add_argument(
         "--n",
         type=int,
         metavar="N",
-        help="images of each set (default: 10,000 if there are so many, else 5,000, or all there are)",
+        help="images of each set (default: 10,000; with fewer images 5,000, or all of them)",
     )
     against.add_argument("--seed", type=int, default=0, metavar="S", help="the first of the N seeds (default: 0)")
     features = flags.add_argument_group("features of a trained network (docs/quality.md)")
@@ -77,20 +84,20 @@ def parser() -> argparse.ArgumentParser:
         "--inception-range",
         type=_range,
         metavar="LOW,HIGH",
-        help="what black and white become for a float32 input (default: -1,1; write --inception-range=-1,1)",
+        help="values of black and white for a float32 input (default: -1,1; write --inception-range=-1,1)",
     )
     features.add_argument("--inception-output", default="", metavar="NAME", help="which output (default: the only one)")
     flags.add_argument(
         "--out",
         type=pathlib.Path,
         metavar="DIR",
-        help="for evaluate.json and nearest.png (default: the run folder, or work/evaluate)",
+        help="folder for evaluate.json and nearest.png (default: the run folder, or work/evaluate)",
     )
     flags.add_argument("--save-real", type=pathlib.Path, metavar="DIR", help="also write the N real images as PNGs")
-    flags.add_argument("--compare", metavar="PATH", help="an earlier evaluate.json, to tell the change of each figure")
+    flags.add_argument("--compare", metavar="PATH", help="an earlier evaluate.json: print how much each figure changed")
     flags.add_argument("--batch-size", type=int, default=50, metavar="N", help="images per call (default: 50)")
     flags.add_argument(
-        "--device", default="auto", help="where the generator draws: auto, cpu, gpu, gpu:N (default: auto)"
+        "--device", default="auto", help="where the generator runs: auto, cpu, gpu, gpu:N (default: auto)"
     )
     flags.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     add_log_level(flags)
@@ -115,23 +122,23 @@ def main(argv: list[str] | None = None) -> int:
     extractor = None
     if args.inception:
         extractor = OnnxFeatures(args.inception, args.inception_range, args.inception_output, args.batch_size)
-    target = None if args.floor else open_target(args)
+    target = None if args.real_vs_real else open_target(args)
     data = targets.open_data(args.data, args.crop, args.image_size, target)
     target = target or targets.real_target(data)
     n = targets.how_many(args.n, len(data), target)
     if args.save_real:
         targets.save_images(args.save_real, targets.chosen_real(data, n))
-    log.info("measuring %s images against as many real ones: a minute or two for thousands", f"{n:,}")
+    log.info("Measuring %s images against as many real images; thousands take a minute or two.", f"{n:,}")
     fake = target.images(n, data)
-    report, drawing = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.floor)
+    report, nearest = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.real_vs_real)
     changes = compare(report, before) if before else {}
-    out = write(args.out, report, drawing, target.run)
+    out = write(args.out, report, nearest, target.run)
     print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
     return 0
 
 
 def open_target(args: argparse.Namespace) -> EvaluationTarget:
-    """What the flags say is measured."""
+    """The target that the flags name."""
     from tools import evaluation_targets as targets
 
     if args.images:
@@ -141,7 +148,7 @@ def open_target(args: argparse.Namespace) -> EvaluationTarget:
     return targets.checkpoint_target(args.checkpoint, args.device, args.seed, args.batch_size)
 
 
-def write(out: pathlib.Path | None, report: dict, drawing: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
+def write(out: pathlib.Path | None, report: dict, nearest: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
     """Leave evaluate.json and nearest.png in `out`, or in the run folder, in its metrics.jsonl and in its report."""
     from dcgan.files import write_json
     from dcgan.images import write_png
@@ -152,7 +159,7 @@ def write(out: pathlib.Path | None, report: dict, drawing: np.ndarray, run_folde
     folder = out or run_folder or OUT
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE_NAME, report)
-    write_png(folder / "nearest.png", drawing)
+    write_png(folder / "nearest.png", nearest)
     step = report["target"].get("step")
     if out is None and run_folder is not None and isinstance(step, int):
         append_record(run_folder / "metrics.jsonl", {"step": step, "evaluate": report})
@@ -177,13 +184,13 @@ def text(report: Mapping[str, Any], changes: Mapping[str, float], out: pathlib.P
 
 
 def next_step(model: str | None, report: Mapping[str, Any]) -> str:
-    """How torch-fidelity measures the same model, if it was exported in the form that it takes."""
+    """The command with which torch-fidelity measures the same model, if the export has the form that it takes."""
     path = pathlib.Path(model or "", "generator-uint8.onnx")
     if not model or not path.is_file():
         return ""
     n, size = report["protocol"]["n_generated"], report["target"]["latent_dim"]
     return (
-        "\n\ntorch-fidelity measures the same model (real images: --save-real REAL):\n"
+        "\n\ntorch-fidelity can measure the same model (write the real images with --save-real REAL):\n"
         f"  fidelity --cpu --fid --kid --input1 {shlex.quote(str(path))} --input1-model-z-type normal "
         f"--input1-model-z-size {size} --input1-model-num-samples {n} --input2 REAL"
     )

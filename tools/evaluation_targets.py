@@ -1,4 +1,4 @@
-"""What is measured: a generator in any form it is kept in, a set of images, or real ones; and what it is held to."""
+"""What tools/evaluate.py measures (a generator in any form, a set of images, real images) and what it compares with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 MANY, SOME = 10_000, 5_000  # images of each set, unless --n says otherwise
 IMAGES_SEED = 1  # which images of a set that is larger than needed
-NOT_SAMPLES = ("grid.png",)  # what deploy/infer.py leaves beside its samples
+NOT_SAMPLES = ("grid.png",)  # written by deploy/infer.py beside its samples
 
 
 class EvaluationTarget(NamedTuple):
@@ -35,7 +35,7 @@ class EvaluationTarget(NamedTuple):
     facts - JSON values for the report.  images(n, data) - uint8 [n, 3, S, S], fitted as those of `data` are.
     config - settings it was trained with, {} if unknown.  image_size - pixels; None: whatever is asked for.
     data_digest - of the images it was trained on, "" if unknown.  run - its run folder, if it has one.
-    count - how many images there are; None: any number.  first_seed - of images that are drawn.
+    count - how many images there are; None: any number.  first_seed - of generated images.
     """
 
     facts: dict[str, Any]
@@ -48,7 +48,7 @@ class EvaluationTarget(NamedTuple):
     first_seed: int | None = None
 
     def report_facts(self, n: int) -> dict[str, Any]:
-        """`facts`, and the seeds of n images if they are drawn."""
+        """`facts`, and the seeds of n images if they are generated."""
         if self.first_seed is None:
             return self.facts
         return {**self.facts, "seeds": f"{self.first_seed}-{self.first_seed + n - 1}"}
@@ -68,7 +68,7 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
 
     path = RUNS if path is None else Path(path)
     if not path.exists():
-        raise CheckpointError(f"there is nothing to evaluate at {path}. Train first: {command('train')}")
+        raise CheckpointError(f"nothing to evaluate at {path}. Train first: {command('train')}")
     choose_device(device)
     if path.is_file():
         run, data = path.absolute().parent, {}
@@ -81,12 +81,12 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
     layer = source.networks["generator"].layer
 
     @paddle.no_grad()
-    def draw(seeds: range) -> np.ndarray:
+    def generate(seeds: range) -> np.ndarray:
         return layer(paddle.to_tensor(latents(seeds, source.latent_dim))).numpy()
 
     return EvaluationTarget(
         {"kind": "checkpoint", **source.checkpoint, "latent_dim": source.latent_dim},
-        _drawing(draw, first_seed, batch_size),
+        _batched(generate, first_seed, batch_size),
         config=config,
         image_size=source.image_size,
         data_digest=str(data.get("digest", "")),
@@ -96,7 +96,7 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
 
 
 def exported_target(folder: PathLike, device: str, first_seed: int, batch_size: int) -> EvaluationTarget:
-    """The generator of an export folder, drawn by its own runtime. Raises EvaluationError."""
+    """The generator of an export folder, run by its own runtime. Raises EvaluationError."""
     from deploy.manifest import ModelError, read_manifest
     from deploy.runtimes import load_generator
 
@@ -106,7 +106,7 @@ def exported_target(folder: PathLike, device: str, first_seed: int, batch_size: 
     except ModelError as error:
         raise EvaluationError(str(error)) from None
 
-    def draw(seeds: range) -> np.ndarray:
+    def generate(seeds: range) -> np.ndarray:
         try:
             return generator.generate(seeds, len(seeds))
         except ModelError as error:
@@ -116,7 +116,7 @@ def exported_target(folder: PathLike, device: str, first_seed: int, batch_size: 
     runtime = {"latent_dim": manifest.latent_dim, "runtime": generator.backend, "model": generator.model_id}
     return EvaluationTarget(
         {"kind": "model", **trained, **runtime},
-        _drawing(draw, first_seed, batch_size),
+        _batched(generate, first_seed, batch_size),
         config=manifest.config,
         image_size=manifest.image_size,
         first_seed=first_seed,
@@ -145,8 +145,8 @@ def folder_target(source: str) -> EvaluationTarget:
 
 
 def real_target(data: PackedData) -> EvaluationTarget:
-    """Images of the data set itself, other ones than those they are compared with: what no generator can beat."""
-    facts = {"kind": "real images"}
+    """Images of the data set itself, other ones than those they are compared with: the real-vs-real baseline."""
+    facts = {"kind": "real-vs-real"}
     return EvaluationTarget(facts, lambda n, data: chosen_real(data, n, skip=n), count=len(data) // 2)
 
 
@@ -165,9 +165,9 @@ def open_data(
             raise ValueError(f"--{name} is {asked}, and what is measured was made with {own[name]}: leave it out")
     named = source or config.get("data")
     if not named:
-        raise DataError("it is not known what this was trained on. Name the data set with --data.")
+        raise DataError("the checkpoint does not say what it was trained on. Name the data set with --data.")
     if source is None and not named.startswith("cartoon") and not os.path.exists(named):
-        raise DataError(f"{named}, which it was trained on, is not there. Say where it is with --data.")
+        raise DataError(f"{named}, which it was trained on, does not exist. Say where it is with --data.")
     packed = cached_packed(
         named,
         image_size=image_size or own["image-size"] or 64,
@@ -176,13 +176,13 @@ def open_data(
     if target and target.data_digest not in ("", packed.digest):
         message = f"{named} does not hold the images that this was trained on (SHA-256 of the pixels differs)"
         if source is None:
-            raise DataError(f"{message}. To measure against it all the same, name it with --data.")
+            raise DataError(f"{message}. To measure against it anyway, name it with --data.")
         log.warning("%s; measuring against it.", message)
     return packed
 
 
 def how_many(asked: int | None, real_count: int, target: EvaluationTarget) -> int:
-    """Images of each set. Raises ValueError when there are not so many, too few, or not so many seeds."""
+    """Images of each set. Raises ValueError for fewer than FEWEST, or more than there are images or seeds."""
     most = real_count if target.count is None else min(real_count, target.count)
     n = asked if asked is not None else MANY if most >= MANY else min(most, SOME)
     if not FEWEST <= n <= most:
@@ -193,7 +193,7 @@ def how_many(asked: int | None, real_count: int, target: EvaluationTarget) -> in
 
 
 def save_images(folder: Path, images_uint8: np.ndarray) -> None:
-    """Write 000000.png, ... into a new or empty folder. Raises DataError: left-over images would be measured too."""
+    """Write 000000.png, ... into a new or empty folder. Raises DataError: left-over images would count too."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: name a new folder for the real images")
@@ -201,20 +201,20 @@ def save_images(folder: Path, images_uint8: np.ndarray) -> None:
         write_png(folder / f"{i:06}.png", image)
 
 
-def _drawing(
-    draw: Callable[[range], np.ndarray], first_seed: int, batch_size: int
+def _batched(
+    generate: Callable[[range], np.ndarray], first_seed: int, batch_size: int
 ) -> Callable[[int, PackedData], np.ndarray]:
-    """A EvaluationTarget's `images` from `draw`, which gives float32 [len(seeds), 3, S, S] in [-1, 1]."""
+    """An EvaluationTarget's `images` from `generate`, which returns float32 [len(seeds), 3, S, S] in [-1, 1]."""
 
     def sampled(n: int, data: PackedData) -> np.ndarray:
         seeds = range(first_seed, first_seed + n)
-        drawn = []
-        for start in tqdm(range(0, n, batch_size), desc="drawing", unit=" batches", disable=None):
-            images = draw(seeds[start : start + batch_size])
+        batches = []
+        for start in tqdm(range(0, n, batch_size), desc="generating", unit=" batches", disable=None):
+            images = generate(seeds[start : start + batch_size])
             if not np.isfinite(images).all():
-                raise EvaluationError("the generator draws numbers that are not finite: its weights are spoiled")
-            drawn.append(to_uint8(images))
-        return np.concatenate(drawn)
+                raise EvaluationError("the generator returned numbers that are not finite: its weights are damaged")
+            batches.append(to_uint8(images))
+        return np.concatenate(batches)
 
     return sampled
 

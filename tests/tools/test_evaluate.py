@@ -149,15 +149,22 @@ def test_an_exported_model_is_drawn_by_its_own_runtime_and_torch_fidelitys_comma
     assert not (exported / "evaluate.json").exists()
 
 
-def test_the_floor_is_lower_than_any_generator_and_real_images_are_saved_for_other_tools(evaluate, user, tmp_path):
+def test_real_vs_real_is_lower_than_any_generator_and_real_images_are_saved_for_other_tools(evaluate, user, tmp_path):
     run = json.loads(evaluate("--n", 30, "--json"))["figures"]
-    flags = ["--floor", "--data", user / "faces.npy", "--image-size", 16, "--out", tmp_path / "floor"]
+    flags = ["--real-vs-real", "--data", user / "faces.npy", "--image-size", 16, "--out", tmp_path / "baseline"]
     report = json.loads(evaluate(*flags, "--n", 30, "--json", "--save-real", tmp_path / "real"))
-    floor = report["figures"]
-    assert floor["swd"] < 0.5 * run["swd"] and 0.5 < floor["nearest_ratio"] < 2
+    baseline = report["figures"]
+    assert report["target"]["kind"] == "real-vs-real"
+    assert baseline["swd"] < 0.5 * run["swd"] and 0.5 < baseline["nearest_ratio"] < 2
     assert len(list((tmp_path / "real").glob("*.png"))) == 30
     same = json.loads(evaluate("--images", tmp_path / "real", *flags[1:], "--n", 30, "--json"))
-    assert same["figures"]["swd"] < floor["swd"] and same["figures"]["nearest_ratio"] == 0
+    assert same["figures"]["swd"] < baseline["swd"] and same["figures"]["nearest_ratio"] == 0
+
+
+def test_the_old_spellings_of_flags_mean_what_they_meant():
+    old = tool.parser().parse_args(["--pictures", "faces", "--data", "cartoon"])
+    assert old == tool.parser().parse_args(["--images", "faces", "--data", "cartoon"])
+    assert tool.parser().parse_args(["--floor"]) == tool.parser().parse_args(["--real-vs-real"])
 
 
 def test_a_figure_is_compared_with_an_earlier_one_of_its_protocol_only(evaluate, user, tmp_path):
@@ -208,7 +215,7 @@ def test_a_feature_network_adds_its_figures_and_stands_in_the_protocol(evaluate,
         (["--compare", "faces.json"], "faces.json is no report"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--save-real", "generated", "--n", "10"], "generated is not empty"),
-        (["--floor"], "Name the data set with --data"),
+        (["--real-vs-real"], "Name the data set with --data"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
