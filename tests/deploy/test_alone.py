@@ -14,7 +14,7 @@ import pytest
 import deploy
 
 DEPLOY = Path(deploy.__file__).parent
-ALLOWED = {"numpy", "cv2", "deploy"}  # and, named as text in runtimes.py alone, onnxruntime and paddle
+ALLOWED = {"numpy", "cv2", "deploy"}  # and, named as text in runtimes/ alone, onnxruntime and paddle
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def imported(tree: ast.AST) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(DEPLOY.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.py")), ids=lambda path: path.relative_to(DEPLOY).as_posix())
 def test_imports_are_the_standard_library_numpy_and_opencv(path):
     standard = getattr(sys, "stdlib_module_names", None)
     if standard is None:

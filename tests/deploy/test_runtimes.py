@@ -12,9 +12,8 @@ import paddle
 import pytest
 from paddle.static import InputSpec
 
-from deploy import runtimes
 from deploy.manifest import ModelEntry, ModelError, Signature, read_manifest
-from deploy.runtimes import OnnxRuntime, OpenVino, PaddleInference, load_discriminator, load_generator
+from deploy.runtimes import OnnxRuntime, OpenVino, PaddleInference, base, load_discriminator, load_generator
 from deploy.seeds import latents
 
 IMAGE = (3, 16, 16)
@@ -158,7 +157,7 @@ def test_a_broken_installation_is_told_from_a_missing_one(export, monkeypatch):
     def broken(name):
         raise ImportError("libgomp.so.1: cannot open shared object file", name=name)
 
-    monkeypatch.setattr(runtimes.importlib, "import_module", broken)
+    monkeypatch.setattr(base.importlib, "import_module", broken)
     with pytest.raises(ModelError, match="installed but cannot be imported: libgomp"):
         load_generator(export.folder)
 
@@ -346,7 +345,7 @@ def test_cuda_is_asked_for_without_tf32(export, monkeypatch, device):
     import onnxruntime
 
     fake = FakeOrt(onnxruntime, cuda_starts=True)
-    monkeypatch.setattr(runtimes, "_import", lambda kind: fake)
+    monkeypatch.setattr("deploy.runtimes.onnxruntime.import_library", lambda kind: fake)
     assert load_generator(export.folder, device=device).device == "gpu"
     assert fake.providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     load_generator(export.folder, device="cpu")
@@ -356,7 +355,9 @@ def test_cuda_is_asked_for_without_tf32(export, monkeypatch, device):
 def test_cuda_that_does_not_start_falls_back_with_one_line(export, monkeypatch, caplog):
     import onnxruntime
 
-    monkeypatch.setattr(runtimes, "_import", lambda kind: FakeOrt(onnxruntime, cuda_starts=False))
+    monkeypatch.setattr(
+        "deploy.runtimes.onnxruntime.import_library", lambda kind: FakeOrt(onnxruntime, cuda_starts=False)
+    )
     with caplog.at_level(logging.WARNING):
         assert load_generator(export.folder).device == "cpu"
     assert [r.message for r in caplog.records] == ["onnxruntime could not start CUDA; computing on the CPU."]
