@@ -64,11 +64,10 @@ def _layer_values(layer: nn.Layer, model: onnx.ModelProto, inputs: np.ndarray) -
             handle.remove()
     values = {}
     for node in model.graph.node:
-        key = node.name.partition(".")[0]  # a convolution that was split is several nodes, `conv_2.00` and so on
-        if key in leaving and node.op_type in ("Conv", "ConvTranspose"):
-            values[node.input[0]] = entering[key]
-        if key in leaving and node.op_type in ("Conv", "ConvTranspose", "DepthToSpace") and node.output[0] != node.name:
-            values[node.output[0]] = leaving[key]
+        if node.name in leaving and node.op_type in ("Conv", "ConvTranspose"):
+            values[node.input[0]] = entering[node.name]
+            if node.output[0] != node.name:
+                values[node.output[0]] = leaving[node.name]
     return {**values, model.graph.output[0].name: output}
 
 

@@ -34,7 +34,6 @@ from . import onnx_graph, parity, static_graph, web
 from .batch_norm_change import BatchNormChange, reestimate
 from .certificate import Exported, certify
 from .converter import check_opset, convert
-from .decompose_conv_transpose import with_split_transposes
 from .folder import PARAMS_FILE, replacing
 from .load_weights import Source, Trained, load_source
 
@@ -176,7 +175,6 @@ def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, config: 
         model = onnx_graph.with_float16_weights(model, signature)
     elif config.precision == "fp16":
         model, stem = onnx_graph.with_float16(model, signature), f"{stem}-fp16"
-    model = with_split_transposes(model, signature)
     variants = {f"{stem}.onnx": (model, signature)}
     if config.uint8 and trained.name == "generator":
         uint8 = onnx_graph.with_uint8(model, signature), signature._replace(output_dtype="uint8")

@@ -61,7 +61,7 @@ def with_float16(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProt
 
     Raises ExportError naming a weight that float16 cannot hold.
     """
-    graph, first, last = take_apart(model), signature.input_name, signature.output_name
+    graph, first, last = read_graph(model), signature.input_name, signature.output_name
     arrays = {n: _float16(n, array) if array.dtype == np.float32 else array for n, array in graph.arrays.items()}
     inner = [
         node._replace(
@@ -81,7 +81,7 @@ def with_float16_weights(model: onnx.ModelProto, signature: Signature) -> onnx.M
     Each weight goes through a Cast, which a runtime computes once when it loads the model. Biases stay float32.
     Raises ExportError naming a weight that float16 cannot hold.
     """
-    graph = take_apart(model)
+    graph = read_graph(model)
     weights = [node.inputs[1] for node in graph.nodes if node.kind in _CONVOLUTIONS]
     arrays = {name: _float16(name, array) if name in weights else array for name, array in graph.arrays.items()}
     casts = [
@@ -98,7 +98,7 @@ def with_uint8(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
     Round takes halves to the even number, as np.rint does. tanh leaves nothing outside [-1, 1] that rounding would not
     bring back, so nothing is clipped. This is the form in which torch-fidelity takes a generator.
     """
-    graph, image = take_apart(model), signature.output_name
+    graph, image = read_graph(model), signature.output_name
     inner = [node._replace(output="pixels") if node.output == image else node for node in graph.nodes]
     head = [
         Node("Add", "shift", ["pixels", "one"], "shift.output", {}),
@@ -271,7 +271,7 @@ def make_model(graph: Graph, signature: Signature, opset: int, facts: Mapping[st
         raise ExportError(f"the shapes of the ONNX model cannot be inferred: {error}") from None
 
 
-def take_apart(model: onnx.ModelProto) -> Graph:
+def read_graph(model: onnx.ModelProto) -> Graph:
     """A model that `make_model` made, taken apart."""
     nodes = [
         Node(

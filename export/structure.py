@@ -13,8 +13,7 @@ import numpy as np
 import onnx
 from paddle import nn
 
-from .decompose_conv_transpose import joined
-from .onnx_graph import Graph, folded, is_weight_cast
+from .onnx_graph import Graph, folded, is_weight_cast, read_graph
 from .static_graph import Operator
 
 # Paddle's operator -> ONNX's; a BatchNorm is part of the convolution before it.
@@ -53,7 +52,7 @@ def onnx_problems(
 
     Args: precision - fp32, fp16 (every array rounded to float16) or fp16-weights (weights so, biases not).
     """
-    graph = joined(model)
+    graph = read_graph(model)
     arrays = {n: a for n, a in graph.arrays.items() if a.dtype.kind == "f" and n not in _FRAME_ARRAYS}
     expected = expected_arrays(operators, layer)
     for name, array in expected.items():

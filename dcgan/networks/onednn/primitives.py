@@ -131,7 +131,8 @@ class _FewChannels:
     """`backward_data` for kernel 4, stride 2, padding 1 and images of so few channels that they leave vectors empty.
 
     The four parities of the image's rows and columns are computed as channels of one 3 x 3 convolution of the small
-    side, and then laid into each other: the same sums in half the time. See `export/decompose_conv_transpose.py`.
+    side, and then laid into each other: the same sums in half the time. (Shi et al. 2016, "Is the
+    deconvolution layer the same as a convolutional layer?")
     """
 
     MOST = 4  # channels: four times as many fill a vector of 16
