@@ -1,6 +1,11 @@
-"""Quiet Paddle, all cores, and small models for every test."""
+"""Quiet Paddle, the cores shared among the test processes, and small models for every test."""
 
 import os
+
+# pytest-xdist starts one process per core: each computes, and lets its children compute, on its share of the cores.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+if _WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # CUDA_VISIBLE_DEVICES=0 pytest -m gpu runs the tests marked gpu
 
