@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .files import PathLike
+from .files import MAX_JSON_BYTES, PathLike, read_file
 from .networks.sizes import check_image_size
 
 MAX_SEED = 2**32 - 1
@@ -239,9 +239,10 @@ def preset(name: str) -> dict[str, Any]:
 def read_config(path: PathLike) -> dict[str, Any]:
     """The settings in a `config.json`, or in the run folder that holds one. Raises ValueError, FileNotFoundError."""
     path = Path(path)
-    path = path / "config.json" if path.is_dir() else path
+    run = path if path.is_dir() else None  # in another person's run folder, config.json may be a link to anything
+    path = path / "config.json" if run else path
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(read_file(path, MAX_JSON_BYTES, within=run))
     except FileNotFoundError:
         raise FileNotFoundError(f"no config at {path}: give a run folder or its config.json") from None
     except (ValueError, RecursionError) as error:

@@ -36,7 +36,7 @@ from .data.packed import PackedData
 from .data.prepare import cached_packed
 from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from .errors import CollapseError, TrainingError
-from .files import atomic_write, write_json
+from .files import atomic_write, is_file, read_file, write_json
 from .images import grid, write_png
 from .metrics.names import with_current_names
 from .model import DCGAN
@@ -242,7 +242,7 @@ def _write_records(folder: RunFolder, config: TrainConfig, data: PackedData, arg
     """config.json, command.txt (a line more for each start) and real.png."""
     write_json(folder.config, config.to_json())
     command = folder.path / "command.txt"
-    before = command.read_text("utf-8") if command.exists() else ""
+    before = read_file(command, 1 << 20, within=folder.path).decode("utf-8", "replace") if is_file(command) else ""
     with atomic_write(command, "w") as stream:
         stream.write(before + " ".join(argv or ["(library)"]) + "  # " + _versions() + "\n")
     if not folder.real.exists():

@@ -15,6 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deploy.untrusted import UnsafeFileError, open_file
+
+GAP = 2  # white pixels between the images of a grid
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPG_START, _JPG_END = b"\xff\xd8\xff\xe0", b"\xff\xd9"
 
@@ -24,10 +27,15 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
-def grid(images_uint8: np.ndarray, gap: int = 2) -> np.ndarray:
-    """One image of N: uint8 [3, H', W'] from uint8 [N, 3, H, W], as square as N allows, white gaps between."""
-    n, _, height, width = images_uint8.shape
-    columns = math.ceil(math.sqrt(n))
+def grid(images_uint8: np.ndarray, columns: int | None = None, gap: int = GAP) -> np.ndarray:
+    """One image of N: uint8 [3, H', W'] from uint8 [N, 3, H, W], row by row, white gaps of `gap` pixels.
+
+    Without `columns` the grid is as square as N allows (100 images: 10 x 10). One-channel images become grey RGB.
+    """
+    n, channels, height, width = images_uint8.shape
+    if channels == 1:
+        images_uint8 = np.repeat(images_uint8, 3, axis=1)
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = math.ceil(n / columns)
     canvas = np.full((3, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, np.uint8)
     for i, image in enumerate(images_uint8):
@@ -42,11 +50,13 @@ def to_bgr(image_uint8: np.ndarray) -> np.ndarray:
 
 
 def encode(image_uint8: np.ndarray, suffix: str, comment: str = "") -> bytes:
-    """The content of a .png or .jpg file of an RGB image, uint8 [3, H, W], with `comment` (ASCII) inside."""
+    """The content of a .png or .jpg file of an RGB image, uint8 [3, H, W], with `comment` (ASCII) inside, if any."""
     done, encoded = cv2.imencode(suffix, to_bgr(image_uint8))
     if not done:
         raise ValueError(f"OpenCV could not encode an image of shape {image_uint8.shape} as {suffix}")
     content = encoded.tobytes()
+    if not comment:
+        return content
     # behind the header, which both formats want first: PNG's is 33 bytes, JPEG's says its own length
     position = 33 if suffix == ".png" else 4 + struct.unpack_from(">H", content, 4)[0]
     return content[:position] + _comment(suffix, comment) + content[position:]
@@ -60,11 +70,11 @@ def is_whole(path: Path, comment: str) -> bool:
     is_png = path.suffix == ".png"
     start, end = (_PNG_START, _PNG_END) if is_png else (_JPG_START, _JPG_END)
     try:
-        with open(path, "rb") as stream:
+        with open_file(path, within=path.parent) as stream:
             head = stream.read(512)
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(end)))
             tail = stream.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, UnsafeFileError):  # a link, too, is replaced by an image of its own
         return False
     return head.startswith(start) and _comment(path.suffix, comment) in head and tail == end
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.files import PathLike, atomic_write
+from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
@@ -26,7 +28,6 @@ SEED_SENTENCE = (
     "Value i of the latent of a seed is the inverse normal distribution (AS 241) of (b + 1/2) / 2^32, where b are the "
     "32 bits that two rounds of the triple32 mixer make of (seed, i); see deploy/seeds.py."
 )
-_LARGEST_MANIFEST = 16 << 20  # bytes; ours have some 20 thousand
 _LARGEST_LATENT, _LARGEST_IMAGE = 65536, 4096
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -102,18 +103,17 @@ class Manifest:
 def read_manifest(folder: PathLike) -> Manifest:
     """The manifest of an export folder. Raises ModelError if it is missing, damaged, newer, or makes no sense."""
     path = Path(folder) / FILE_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         what = "has no manifest.json" if path.parent.is_dir() else "does not exist or is a file"
         raise ModelError(
             f"the model folder {path.parent} {what}. Run `python tools/export.py --format onnx` first, "
             "or name an export folder with --model."
         )
     try:
-        with open(path, "rb") as stream:
-            text = stream.read(_LARGEST_MANIFEST + 1)
-        if len(text) > _LARGEST_MANIFEST:
-            raise ModelError(f"{path} is larger than {_LARGEST_MANIFEST >> 20} MiB; this is no manifest.")
+        text = read_file(path, MAX_JSON_BYTES, within=path.parent)
         value = json.loads(text, parse_constant=_refuse_constant)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: not JSON ({error}). Export the model again.") from error
     try:
@@ -145,12 +145,15 @@ def describe_files(folder: PathLike, names: Iterable[str]) -> dict[str, FileEntr
 def read_verified(folder: PathLike, manifest: Manifest, name: str) -> bytes:
     """The content of a file of the manifest: exactly the bytes that were checked. Raises ModelError if they differ."""
     path, expected = Path(folder) / name, manifest.files[name]
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ModelError(f"{path} is missing, though the manifest names it. Copy the whole export folder.")
-    size = path.stat().st_size
+    try:
+        with open_file(path, within=folder) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            content = stream.read(size) if size == expected.bytes else b""
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}. Copy the whole export folder.") from error
     if size == expected.bytes:
-        with open(path, "rb") as stream:
-            content = stream.read(expected.bytes + 1)
         digest = hashlib.sha256(content).hexdigest()
         if digest == expected.sha256:
             return content

@@ -1,23 +1,24 @@
-"""An export folder replaced as a whole: whoever looks, or whatever crashes, finds the old one or the new one."""
+"""An export folder replaced as a whole: no crash and no error leaves half of one, and nothing of yours is deleted.
+
+A folder counts as an export by what it holds, never by a name: a manifest.json that reads as ours, and beside it only
+the files that this manifest lists.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
+import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from dcgan.errors import ExportError
-from dcgan.files import PathLike, sync_folder
+from dcgan.files import Lock, LockedError, PathLike, aside_name, open_file, sync_folder
 from deploy.manifest import FILE_NAME, ModelError, read_manifest
 
 PARAMS_FILE = "generator.params"  # written beside an export, and kept by the next one
-_ALWAYS_OURS = {FILE_NAME, PARAMS_FILE}
+_MARKER = ".dcgan-export-in-progress"  # in a folder that is being filled; what holds it is ours
 
 
 @contextlib.contextmanager
@@ -28,31 +29,61 @@ def replacing(folder: PathLike) -> Iterator[Path]:
     Raises ExportError when `folder` holds anything that no export wrote (it is not deleted for you), or when another
     process is exporting to it.
     """
-    folder = Path(folder).absolute()
+    folder = _plain(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("part", "old"))
-    lock = FileLock(str(folder.with_name(f".{folder.name}.lock")))
+    lock = Lock(folder.with_name(f".{folder.name}.lock"))
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        lock.acquire()
+    except LockedError:
         raise ExportError(f"another process is exporting to {folder}; wait for it, or give another --out") from None
+    aside = aside_name(folder)
     try:
-        if old.exists() and not folder.exists():  # a crash between two renames, see _swap
-            old.rename(folder)
+        _recover(folder)
         _refuse_foreign(folder)
-        for leftover in (aside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
+        (aside / _MARKER).touch()
         yield aside
         _carry_over(folder / PARAMS_FILE, aside)
         for path in aside.iterdir():
             with open(path, "rb") as stream:
                 os.fsync(stream.fileno())
-        sync_folder(aside)
-        _swap(aside, folder, old)
+        _refuse_foreign(folder)  # once more: the block took a while
+        _swap(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         lock.release()
+
+
+def is_export(folder: PathLike) -> bool:
+    """Whether `folder` is a real folder with a valid manifest of ours and nothing but what that lists."""
+    folder = Path(folder)
+    return not folder.is_symlink() and folder.is_dir() and (folder / FILE_NAME).exists() and not _foreign(folder)
+
+
+def _plain(folder: PathLike) -> Path:
+    """The absolute path, without "." and ".." at its end. Raises ExportError for the folder one is in."""
+    folder = Path(os.path.abspath(folder))
+    try:
+        is_used = Path.cwd() == folder or folder in Path.cwd().parents
+    except FileNotFoundError:  # the working directory itself was deleted
+        is_used = False
+    if is_used or not folder.name:
+        raise ExportError(f"{folder} is the working directory, and an export replaces its folder: give another --out")
+    return folder
+
+
+def _recover(folder: Path) -> None:
+    """Clear away what killed exports to `folder` left, if it is theirs, and put an export back that lost its name."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.(?:[0-9a-f]{{16}}\.)?(part|old)", re.DOTALL)
+    found = [path for path in sorted(folder.parent.iterdir()) if ours.fullmatch(path.name)]
+    for path in found:
+        is_plain = path.is_dir() and not path.is_symlink()
+        if not is_plain or not (is_export(path) or (path / _MARKER).is_file()):
+            continue
+        if path.suffix == ".old" and not os.path.lexists(folder):  # a crash between two renames, see _swap
+            path.rename(folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -61,13 +92,7 @@ def _refuse_foreign(folder: Path) -> None:
         return
     if folder.is_symlink() or not folder.is_dir():
         raise ExportError(f"{folder} is not a plain folder. Give another --out.")
-    present = {path.name for path in folder.iterdir()}
-    plain = {path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
-    known = set(_ALWAYS_OURS)
-    if FILE_NAME in present:
-        with contextlib.suppress(ModelError):  # a damaged manifest vouches for nothing
-            known |= set(read_manifest(folder).files)
-    foreign = sorted(present - (known & plain))
+    foreign = _foreign(folder)
     if foreign:
         raise ExportError(
             f"{folder} holds what no export wrote ({', '.join(foreign[:5])}), and an export replaces the whole folder. "
@@ -75,31 +100,40 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
+def _foreign(folder: Path) -> list[str]:
+    """Names in `folder` that no export wrote: a manifest vouches for itself and its files, if it is one of ours."""
+    known = {PARAMS_FILE}
+    with contextlib.suppress(ModelError):  # a damaged manifest, or another program's, vouches for nothing
+        known |= {FILE_NAME, *read_manifest(folder).files}
+    plain = {path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
+    return sorted({path.name for path in folder.iterdir()} - (known & plain))
+
+
 def _carry_over(path: Path, folder: Path) -> None:
     """Copy the file `path` into `folder`, unless it is missing or `folder` has its own."""
     if path.is_file() and not (folder / path.name).exists():
-        shutil.copy2(path, folder / path.name)
+        with open_file(path) as source, open(folder / path.name, "xb") as target:
+            shutil.copyfileobj(source, target)
 
 
-def _swap(new: Path, folder: Path, old: Path) -> None:
-    """Put `new` in the place of `folder`; what was there is gone afterwards."""
-    if not folder.exists():
-        new.rename(folder)
-    elif _exchange(new, folder):
-        shutil.rmtree(new)
-    else:  # not atomic: a crash here leaves the old export as `old`, which the next export puts back
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; what was there is gone afterwards.
+
+    By two renames: a crash between them leaves the old export beside its place, and the next export puts it back. Linux
+    can exchange two folders in one step, but not on every file system, and Python only reaches it through ctypes.
+    """
+    (new / _MARKER).unlink()
+    sync_folder(new)
+    old = None
+    if folder.exists():
+        old = aside_name(folder, "old")
         folder.rename(old)
+    try:
         new.rename(folder)
-        shutil.rmtree(old)
+    except OSError:
+        if old:
+            old.rename(folder)
+        raise
     sync_folder(folder.parent)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Exchange two folders in one step of the file system. False where that cannot be done."""
-    if not sys.platform.startswith("linux"):
-        return False
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    if rename is None:
-        return False
-    at_cwd, exchange = -100, 2
-    return rename(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
+    if old:
+        shutil.rmtree(old, ignore_errors=True)

@@ -120,7 +120,11 @@ def _widths(weights: Tensors, transposed: bool) -> list[int]:
     shapes = [np.shape(weights.get(f"conv_{i}.weight")) for i in range(1, count + 1)]
     if len(shapes) < 3 or any(len(shape) != 4 for shape in shapes):
         raise CheckpointError(f"these are not the weights of a DCGAN: {_some(weights)}")
+    if any(shape[2:] != (4, 4) or 0 in shape for shape in shapes):  # a zero would hide how large the others are
+        raise CheckpointError(f"the kernels of a DCGAN are 4 x 4, these have the shapes {shapes[:8]}")
     inputs, outputs = (0, 1) if transposed else (1, 0)
+    if any(before[outputs] != after[inputs] for before, after in zip(shapes, shapes[1:])):
+        raise CheckpointError(f"the convolutions do not follow each other: they have the shapes {shapes[:8]}")
     widths = [shapes[0][inputs], *(shape[outputs] for shape in shapes)]
     inner = widths[1:-1][::-1] if transposed else widths[1:-1]
     if inner != [inner[0] << i for i in range(len(inner))] or (widths[-1] if transposed else widths[0]) != _CHANNELS:

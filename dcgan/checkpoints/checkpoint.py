@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from ..errors import CheckpointError
-from ..files import PathLike, sync_folder
+from ..files import PathLike, UnsafeFileError, aside_name, is_file, read_file, sync_folder
 
 FORMAT = 1
 STATE_FILE = "state.json"
@@ -30,7 +30,8 @@ MAX_STATE_BYTES = 1 << 24
 log = logging.getLogger(__name__)
 
 _GROUP = re.compile(r"[a-z_]{1,64}")
-_FOLDER = re.compile(r"step-(\d{8,})")
+_FOLDER = re.compile(r"step-([0-9]{8,15})")
+_LEFTOVER = re.compile(r"\.step-[0-9]{8,15}\.[0-9a-f]+\.(part|old)")
 
 Tensors = dict[str, np.ndarray]
 
@@ -60,18 +61,17 @@ def write_checkpoint(folder: PathLike, groups: Mapping[str, Tensors], state: Map
         if not _GROUP.fullmatch(name):
             raise ValueError(f"the name of a group must be 1 to 64 small letters or underscores, received {name!r}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)  # of a killed process that had the same number, as in containers
+    aside = aside_name(folder)
     try:
         aside.mkdir()
         files = {f"{name}.safetensors": _write_group(aside / f"{name}.safetensors", groups[name]) for name in groups}
         _write_state(aside / STATE_FILE, {**state, "format": FORMAT, "files": files})
         sync_folder(aside)
-        doomed = _take_name(folder) if folder.exists() else None
+        doomed = _take_name(folder) if os.path.lexists(folder) else None
         aside.rename(folder)
         sync_folder(folder.parent)
         if doomed:  # only now: deleting takes a while, and until the new one has its name this is all there is
-            shutil.rmtree(doomed)
+            _delete(doomed)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
@@ -81,14 +81,13 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     """The checked `state.json` of a checkpoint folder, without its tensors. Raises CheckpointError."""
     path = Path(folder) / STATE_FILE
     try:
-        if not path.is_file():  # nor a pipe or a device, which may have no end
+        if not is_file(path):  # nor a pipe or a device, which may have no end
             raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
-        if path.stat().st_size > MAX_STATE_BYTES:
-            raise CheckpointError(f"{path} is larger than {MAX_STATE_BYTES} bytes and was not read")
-        state = json.loads(path.read_text("utf-8"))
+        state = json.loads(read_file(path, MAX_STATE_BYTES, within=folder))
         checksum = _state_checksum(state) if isinstance(state, dict) else None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, UnsafeFileError) else error
+        raise CheckpointError(f"{path} cannot be read: {reason}") from None
     if not checksum or not isinstance(state.get("files"), dict) or not isinstance(state.get("format"), int):
         raise CheckpointError(f"{path} is not the state of a checkpoint")
     if state["format"] != FORMAT:
@@ -148,23 +147,44 @@ def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint
 
 
 def remove_checkpoint(folder: PathLike) -> None:
-    """Delete a checkpoint folder. It loses its name first, so that a crash leaves no torn checkpoint behind."""
-    shutil.rmtree(_take_name(Path(folder)))
+    """Delete a checkpoint folder. It loses its name first, so that a crash leaves no torn checkpoint behind.
+
+    Of one that is a link, as to another disk, the link goes; what it points to is not ours to delete.
+    """
+    _delete(_take_name(Path(folder)))
 
 
 def remove_leftovers(root: PathLike) -> None:
-    """Delete what a killed process left half written or half deleted under `root`. The caller owns the run."""
+    """Delete what a killed process left half written or half deleted under `root`. The caller owns the run.
+
+    A leftover has a name that `write_checkpoint` gives and holds only files that a checkpoint has.
+    """
     root = Path(root)
     for path in root.iterdir() if root.is_dir() else ():
-        if path.name.startswith(".step-") and path.suffix in (".part", ".old"):
+        if not _LEFTOVER.fullmatch(path.name):
+            continue
+        if path.is_symlink():  # to a checkpoint elsewhere, half removed
+            path.unlink()
+        elif path.is_dir() and all(_is_ours(inner) for inner in path.iterdir()):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_ours(path: Path) -> bool:
+    name, suffix = os.path.splitext(path.name)
+    is_named = path.name == STATE_FILE or (suffix == ".safetensors" and _GROUP.fullmatch(name) is not None)
+    return is_named and not path.is_symlink() and path.is_file()
 
 
 def _take_name(folder: Path) -> Path:
     """Rename a checkpoint so that nothing lists it any more, and return where it is now."""
-    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    return folder.rename(doomed)
+    return folder.rename(aside_name(folder, "old"))
+
+
+def _delete(doomed: Path) -> None:
+    if doomed.is_symlink():
+        doomed.unlink()
+    else:
+        shutil.rmtree(doomed)
 
 
 def _write_group(path: Path, tensors: Tensors) -> dict[str, Any]:
@@ -179,12 +199,12 @@ def _write_group(path: Path, tensors: Tensors) -> dict[str, Any]:
 
 def _read_group(path: Path, entry: Mapping[str, Any]) -> Tensors:
     try:
-        if not path.is_file():  # nor a pipe or a device, which may have no end
+        if not is_file(path):  # nor a pipe or a device, which may have no end
             raise CheckpointError(f"{path} is missing or not a file")
         size = path.stat().st_size
         if size != entry["bytes"]:
             raise CheckpointError(f"{path} holds {size} bytes, expected {entry['bytes']}: it is truncated or changed")
-        content = path.read_bytes()
+        content = read_file(path, size, within=path.parent)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except MemoryError:

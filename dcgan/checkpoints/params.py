@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..files import PathLike, atomic_write
+from ..files import PathLike, atomic_write, read_file
 
 MAX_BYTES = 4 << 30
 MAX_INSTRUCTIONS = 20_000  # the generator of 256x256 needs under 2,000; bounds nesting too
@@ -63,12 +63,8 @@ def read_params(path: PathLike) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device may have no end
-            raise CheckpointError(f"{path} is not a file")
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise CheckpointError(f"{path} holds {size} bytes, at most {MAX_BYTES} are read")
-        return _arrays(_describe(path.read_bytes()), size)
+        content = read_file(path, MAX_BYTES)
+        return _arrays(_describe(content), len(content))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except _RefusedError as refusal:
@@ -192,7 +188,7 @@ def _arrays(described: Any, most_bytes: int) -> dict[str, np.ndarray]:
 
 def _checked_shape(shape: Any) -> tuple[int, ...]:
     is_shape = isinstance(shape, tuple) and len(shape) <= MAX_DIMENSIONS
-    if not is_shape or not all(isinstance(n, int) and 0 <= n <= MAX_BYTES for n in shape):
+    if not is_shape or not all(type(n) is int and 0 <= n <= MAX_BYTES for n in shape):
         raise _RefusedError("it holds an array whose shape is not one")
     return shape
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import EvaluationError
-from ..files import PathLike
+from ..files import PathLike, read_file
 
+MAX_MODEL_BYTES = 2 << 30  # an ONNX file cannot be larger
 RANGES = {"uint8": (0.0, 255.0), "float32": (-1.0, 1.0)}  # what black and white become unless the caller says otherwise
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
@@ -37,7 +37,7 @@ class OnnxFeatures:
 
         Raises EvaluationError if the file is no such graph, FileNotFoundError.
         """
-        content = Path(path).read_bytes()
+        content = read_file(path, MAX_MODEL_BYTES)
         self._name, self._batch_size = str(path), batch_size
         self._session, self._errors = self._load(content)
         self._input, self._dtype, self._height, self._width, fixed_batch = self._read_input()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
-from ..files import PathLike
+from ..files import MAX_JSON_BYTES, PathLike, read_file
 from .names import with_current_names
 
 FILE_NAME = "evaluate.json"
@@ -37,9 +37,10 @@ def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, floa
 def read_report(path: PathLike) -> dict[str, Any]:
     """The report in an `evaluate.json`, or in the folder that holds one. Raises EvaluationError, FileNotFoundError."""
     path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
+    run = path if path.is_dir() else None
+    path = path / FILE_NAME if run else path
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = json.loads(read_file(path, MAX_JSON_BYTES, within=run))
     except FileNotFoundError:
         raise FileNotFoundError(f"no report at {path}: give an evaluate.json or the folder that holds one") from None
     except (ValueError, RecursionError) as error:

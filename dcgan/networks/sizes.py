@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 256
 
@@ -27,9 +25,16 @@ def hidden_channels(base_channels: int, image_size: int) -> list[int]:
 
 
 def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | None:
-    """(latent_dim, base_channels, image_size) of a generator's tensors by name; None if they are not a generator's."""
+    """(latent_dim, base_channels, image_size) of a generator's tensors by name; None if they are not a generator's.
+
+    Every convolution must have the shape that these sizes say: two small ones cannot announce a network of gigabytes.
+    """
     depth = sum(name.startswith("conv_") for name in tensors)
-    first, last = tensors.get("conv_1.weight"), tensors.get(f"conv_{depth}.weight")
-    if first is None or last is None or first.ndim != 4 or last.ndim != 4:
+    shapes = [np.shape(tensors.get(f"conv_{i}.weight", ())) for i in range(1, depth + 1)]
+    if not 3 <= depth <= 7 or any(len(shape) != 4 or 0 in shape for shape in shapes):
         return None
-    return first.shape[0], last.shape[0], 2 ** (depth + 1)
+    latent_dim, base_channels, image_size = shapes[0][0], shapes[-1][0], 2 ** (depth + 1)
+    widths = [latent_dim, *reversed(hidden_channels(base_channels, image_size)), shapes[-1][1]]
+    if shapes != [(before, after, 4, 4) for before, after in zip(widths, widths[1:])]:
+        return None
+    return latent_dim, base_channels, image_size

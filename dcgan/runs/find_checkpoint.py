@@ -13,12 +13,19 @@ from ..files import PathLike
 log = logging.getLogger(__name__)
 
 
+def run_number(name: str) -> int:
+    """The number of the run called `name`: 7 of "00007-cartoon"; -1 of a name that is no run's."""
+    found = re.match(r"([0-9]{5,15})-", name)
+    return int(found[1]) if found else -1
+
+
 def run_folders(root: PathLike) -> list[Path]:
     """Run folders under `root`, oldest first."""
     root = Path(root)
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and re.match(r"\d{5}-", path.name))
+    runs = [path for path in root.iterdir() if path.is_dir() and run_number(path.name) >= 0]
+    return sorted(runs, key=lambda path: (run_number(path.name), path.name))
 
 
 def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..checkpoints import checkpoint
 from ..errors import TrainingError
-from ..files import PathLike
-from .find_checkpoint import run_folders
+from ..files import Lock, LockedError, PathLike, remove_leftovers
+from .find_checkpoint import run_number
 
 
 class RunFolder:
@@ -23,7 +22,7 @@ class RunFolder:
         self.metrics, self.loss_plot = self.path / "metrics.jsonl", self.path / "loss.png"
         self.params, self.real = self.path / "generator.params", self.path / "real.png"
         self.config = self.path / "config.json"
-        self.lock = FileLock(str(self.path / ".lock"))
+        self.lock = Lock(self.path / ".lock")
 
     @classmethod
     def create(cls, root: PathLike, data_name: str) -> RunFolder:
@@ -33,23 +32,26 @@ class RunFolder:
             raise NotADirectoryError(errno.ENOTDIR, "--out must be a folder, this is a file", str(root))
         root.mkdir(parents=True, exist_ok=True)
         label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.") or "data"
+        # Every numbered name counts, also that of a file or of a link to nothing: it is taken.
+        number = 1 + max(map(run_number, os.listdir(root)), default=-1)
         while True:
-            number = 1 + max((int(path.name[:5]) for path in run_folders(root)), default=-1)
+            path = root / f"{number:05d}-{label}"
             try:
-                (root / f"{number:05d}-{label}").mkdir()
+                path.mkdir()
             except FileExistsError:  # another process was faster
+                number += 1
                 continue
-            return cls(root / f"{number:05d}-{label}")
+            return cls(path)
 
     def own(self) -> RunFolder:
         """Take the lock and clear away what a killed process left. Raises TrainingError if the run has an owner."""
         try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
+            self.lock.acquire()
+        except LockedError:
             raise TrainingError(f"{self.path} is being trained by another process; wait for it or stop it") from None
         self.samples.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         checkpoint.remove_leftovers(self.checkpoints)
-        for part in (*self.path.glob(".*.part"), *self.samples.glob(".*.part")):
-            part.unlink()
+        remove_leftovers(self.path)
+        remove_leftovers(self.samples)
         return self

@@ -26,7 +26,7 @@ from ..config import TrainConfig
 from ..data.decode import Limits, decode_image
 from ..environment import command
 from ..errors import DataError, ProjectError
-from ..files import PathLike, atomic_write
+from ..files import PathLike, atomic_write, is_file, read_file
 from ..images import GAP, TITLE_HEIGHT
 from .find_checkpoint import run_folders
 from .records import Record, is_of_training, read_records
@@ -82,9 +82,13 @@ def find_run(path: PathLike) -> Path:
 def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frames: int = MAX_FRAMES) -> dict[str, Any]:
     """What the page shows of one run, as JSON values. Whatever is missing is None or empty; `problems` says why."""
     folder = Path(folder)
-    records = read_records(folder / "metrics.jsonl") if records is None else records
-    records = sorted((r for r in records if is_of_training(r) and 0 <= r["step"] <= MAX_STEP), key=lambda r: r["step"])
     problems: list[str] = []
+    try:
+        records = read_records(folder / "metrics.jsonl") if records is None else records
+    except OSError as error:
+        records = []
+        problems.append(f"metrics.jsonl: {error.strerror}")
+    records = sorted((r for r in records if is_of_training(r) and 0 <= r["step"] <= MAX_STEP), key=lambda r: r["step"])
     config = _json_file(folder / "config.json", problems)
     return {
         "name": folder.resolve().name,
@@ -203,7 +207,7 @@ def _frames(folder: Path, count: int, problems: list[str]) -> list[dict[str, Any
 
 def _image(path: Path, problems: list[str], title_height: int = 0) -> dict[str, Any] | None:
     """An image file as {"source": data URI, "grid": where its faces are, or None}; None if it is not there."""
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         facts = path.stat()
@@ -213,12 +217,15 @@ def _image(path: Path, problems: list[str], title_height: int = 0) -> dict[str, 
         return None
 
 
+def _run_of(path: Path) -> Path:
+    """The run folder of an image: what the page shows must really lie in it, for pages are given to others."""
+    return path.parent.parent if path.parent.name == "samples" else path.parent
+
+
 @functools.lru_cache(maxsize=64)
 def _encoded(path: Path, modified: int, size: int, title_height: int) -> dict[str, Any]:
     """As JPEG of quality 75, 2 ms for a grid of 100; WebP would be a tenth smaller and takes 30 times as long."""
-    if size > _LIMITS.max_file_bytes:
-        raise DataError(f"{size} bytes, more than the limit {_LIMITS.max_file_bytes}")
-    image = decode_image(path.read_bytes(), _LIMITS)[title_height:]
+    image = decode_image(read_file(path, _LIMITS.max_file_bytes, within=_run_of(path)), _LIMITS)[title_height:]
     height, width = image.shape[:2]
     if not height:
         raise DataError("it has no rows below its title")
@@ -245,18 +252,13 @@ def _geometry(width: int, height: int, columns: int = 10) -> dict[str, int] | No
 
 
 def _text(path: Path, problems: list[str]) -> str | None:
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(_MAX_TEXT_BYTES + 1)
+        return read_file(path, _MAX_TEXT_BYTES, within=path.parent).decode("utf-8", "replace")
     except OSError as error:
         problems.append(f"{path.name}: {error.strerror}")
         return None
-    if len(content) > _MAX_TEXT_BYTES:
-        problems.append(f"{path.name}: larger than {_MAX_TEXT_BYTES} bytes, left out")
-        return None
-    return content.decode("utf-8", "replace")
 
 
 def _json_file(path: Path, problems: list[str]) -> dict[str, Any] | None:

@@ -57,8 +57,8 @@ class ModelState:
     def restore(self, groups: Mapping[str, Tensors], folder: Any) -> None:
         """Set every tensor to its value in `groups`.
 
-        Raises CheckpointError, which names `folder` and every tensor that is missing, unknown or of another shape;
-        nothing is changed then.
+        Raises CheckpointError, which names `folder` and every tensor that is missing, unknown, of another shape or not
+        of finite float32 numbers; nothing is changed then.
         """
         problems, pairs = self._match(groups)
         if problems:
@@ -153,5 +153,10 @@ def _match_group(group: str, own: Mapping[str, paddle.Tensor], saved: Tensors | 
         f"{group}: {name} has shape {list(saved[name].shape)}, expected {list(own[name].shape)}"
         for name in own
         if name in saved and list(saved[name].shape) != list(own[name].shape)
+    ]
+    problems += [  # what `collect` writes; anything else would be rounded, or train on as NaN, without a word
+        f"{group}: {name} is not of finite float32 numbers ({value.dtype})"
+        for name, value in saved.items()
+        if value.dtype != np.float32 or not np.isfinite(value).all()
     ]
     return problems, [(own[name], saved[name]) for name in own if name in saved]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan.images import encode_png, grid, to_float, to_uint8, with_title, write_png
+from dcgan.images import encode, grid, to_float, to_uint8, with_title, write_png
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_png_is_rgb_with_rows_as_rows(tmp_path, corners):
 
 def test_encoded_png_takes_any_memory_layout(corners):
     for view in (corners[:, ::-1], corners[:, :, ::2], np.asfortranarray(corners)):
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(view)))).transpose(2, 0, 1), view)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode(view, ".png")))).transpose(2, 0, 1), view)
 
 
 def test_failed_write_leaves_the_old_image(tmp_path, corners, monkeypatch):
@@ -127,7 +127,7 @@ def test_failed_write_leaves_the_old_image(tmp_path, corners, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dcgan.files.os.fsync", full)
+    monkeypatch.setattr("deploy.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_png(tmp_path / "a.png", 255 - corners)
     assert (tmp_path / "a.png").read_bytes() == before

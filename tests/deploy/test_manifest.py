@@ -97,7 +97,7 @@ def test_bytes_that_are_no_text_are_refused(export):
 def test_an_endless_manifest_is_not_read_to_its_end(export):
     with open(export.folder / "manifest.json", "r+b") as stream:
         stream.truncate(1 << 33)  # sparse
-    with pytest.raises(ModelError, match="larger than 16 MiB"):
+    with pytest.raises(ModelError, match="more than the 16,777,216 that are read"):
         read_manifest(export.folder)
 
 

@@ -1,14 +1,12 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from dcgan.errors import ExportError
+from dcgan.files import Lock
 from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
-from export import folder as folder_module
 from export.folder import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,10 +44,7 @@ def test_the_folder_appears_when_the_block_ends_and_not_before(tmp_path):
     assert (out / "generator.onnx").read_text() == "new" and left_behind(out) == []
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_an_older_export_is_replaced_as_a_whole(exported, monkeypatch, exchange):
-    if not exchange:
-        monkeypatch.setattr(folder_module, "_exchange", lambda a, b: False)
+def test_an_older_export_is_replaced_as_a_whole(exported):
     with replacing(exported) as part:
         fill(part, "new")
         assert (exported / "generator.onnx").read_text() == "old"
@@ -57,11 +52,8 @@ def test_an_older_export_is_replaced_as_a_whole(exported, monkeypatch, exchange)
     assert sorted(content(exported)) == ["generator.onnx", "manifest.json"] and left_behind(exported) == []
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_a_generator_params_beside_the_export_is_kept(exported, monkeypatch, exchange):
+def test_a_generator_params_beside_the_export_is_kept(exported):
     (exported / "generator.params").write_text("beside it")
-    if not exchange:
-        monkeypatch.setattr(folder_module, "_exchange", lambda a, b: False)
     with replacing(exported) as part:
         fill(part, "new")
     assert sorted(content(exported)) == ["generator.onnx", "generator.params", "manifest.json"]
@@ -85,13 +77,16 @@ def test_a_killed_process_leaves_the_older_export_for_the_next_one(exported, mom
         f"moment = {moment!r}\n"
         "if moment == 'before the swap': folder._swap = lambda *a: os._exit(9)\n"
         "if moment == 'after the first rename':\n"
-        "    folder._exchange = lambda a, b: False\n"
         "    folder.sync_folder = lambda f: None\n"
         "    rename, calls = folder.Path.rename, []\n"
         "    def once(self, target): calls.append(os._exit(9) if calls else rename(self, target))\n"
         "    folder.Path.rename = once\n"
         f"with folder.replacing({str(exported)!r}) as part:\n"
         "    (part / 'half').write_text('written')\n"
+        "    if moment == 'after the first rename':\n"
+        "        os.unlink(part / 'half')\n"
+        f"        sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "        __import__('test_folder').fill(part, 'new')\n"
         "    if moment == 'in the block': os._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 9
@@ -100,18 +95,6 @@ def test_a_killed_process_leaves_the_older_export_for_the_next_one(exported, mom
         assert content(exported) == before
         raise KeyError
     assert content(exported) == before and left_behind(exported) == []
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="folders are exchanged in one step on Linux only")
-def test_two_folders_are_exchanged_in_one_step_where_the_file_system_can(tmp_path):
-    a, b = tmp_path / "a", tmp_path / "b"
-    for path in (a, b):
-        path.mkdir()
-        (path / path.name).touch()
-    if not folder_module._exchange(a, b):
-        pytest.skip("this file system cannot exchange folders")
-    assert os.listdir(a) == ["b"] and os.listdir(b) == ["a"]
-    assert not folder_module._exchange(a, tmp_path / "missing")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +128,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 
 def test_two_exports_at_the_same_time_are_refused(exported):
-    lock = FileLock(str(exported.with_name(".export.lock")))
+    lock = Lock(exported.with_name(".export.lock"))
     with lock, pytest.raises(ExportError, match="another process is exporting"), replacing(exported):
         pytest.fail("nothing may be built")
     assert (exported / "generator.onnx").read_text() == "old"

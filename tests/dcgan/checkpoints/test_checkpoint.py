@@ -29,6 +29,7 @@ from dcgan.checkpoints.checkpoint import (
     write_checkpoint,
 )
 from dcgan.errors import CheckpointError
+from dcgan.files import read_file
 
 STATE = {"global_step": 7, "config": {"data": "人脸", "lr": 2e-4}, "extra": {"list": [1, 2.5, None, True]}}
 
@@ -318,11 +319,10 @@ def test_nesting_of_any_depth_is_refused_not_a_crash(folder):
                 read_checkpoint(folder)
 
 
-def test_state_of_absurd_size_is_not_read(folder, monkeypatch):
+def test_state_of_absurd_size_is_not_read(folder):
     with open(folder / "state.json", "r+b") as stream:
         stream.truncate(1 << 40)  # a hole, not a terabyte
-    monkeypatch.setattr(Path, "read_text", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(CheckpointError, match=r"state\.json is larger than 16777216 bytes and was not read"):
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read: .* more than the 16,777,216 that are read"):
         read_checkpoint(folder)
 
 
@@ -351,10 +351,12 @@ def _refusing(real, name):
 
 
 def test_file_larger_than_memory_is_refused_by_name(folder, monkeypatch):
-    def no_memory(_):
-        raise MemoryError
+    def no_memory(path, *arguments, **how):
+        if path.suffix == ".safetensors":
+            raise MemoryError
+        return read_file(path, *arguments, **how)
 
-    monkeypatch.setattr(Path, "read_bytes", no_memory)
+    monkeypatch.setattr("dcgan.checkpoints.checkpoint.read_file", no_memory)
     with pytest.raises(CheckpointError, match=r"generator\.safetensors"):
         read_checkpoint(folder)
 
@@ -523,28 +525,38 @@ def test_leftovers_go_and_everything_else_stays(folder):
     for name in (".step-00000009.123.part", ".step-00000001.123.old"):
         (root / name).mkdir()
         (root / name / "generator.safetensors").write_bytes(b"half")
+    (root / ".step-00000008.0123456789abcdef.old").symlink_to(folder)  # of a link that was half removed
     for name in (".hidden", "notes", ".other.part"):
         (root / name).mkdir()
+    thesis = root / ".step-00000007.123.part" / "thesis.tex"  # a name of ours, with something else inside
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
     remove_leftovers(root)
     remove_leftovers(root / "nowhere")
-    assert names(root) == [".hidden", ".other.part", "notes", folder.name]
+    assert names(root) == [".hidden", ".other.part", thesis.parent.name, "notes", folder.name]
+    assert thesis.exists()
     assert read_checkpoint(folder)
 
 
-def test_leftover_of_a_killed_process_of_the_same_id_does_not_stop_a_write(tmp_path):
-    """In a container every run may well be process 1."""
-    aside = tmp_path / f".step-00000001.{os.getpid()}.part"
-    aside.mkdir()
-    (aside / "stale.safetensors").write_bytes(b"half")
-    path = write_checkpoint(tmp_path / "step-00000001", groups(), STATE)
-    assert names(tmp_path) == ["step-00000001"]
-    assert "stale.safetensors" not in names(path)
-
-
 def test_removed_checkpoint_is_gone(folder):
-    (folder.parent / f".{folder.name}.{os.getpid()}.old").mkdir()
     remove_checkpoint(folder)
     assert names(folder.parent) == []
+
+
+def test_of_a_checkpoint_that_is_a_link_to_another_disk_only_the_link_is_removed_or_replaced(folder, tmp_path):
+    """Seen as `training stopped: None` with --keep 1."""
+    other = tmp_path / "other disk"
+    other.mkdir()
+    for step in (2, 3):
+        elsewhere = write_checkpoint(other / f"step-{step:08d}", groups(), STATE)
+        (folder.parent / elsewhere.name).symlink_to(elsewhere)
+    assert read_checkpoint(folder.parent / "step-00000002").folder.is_symlink()
+    remove_checkpoint(folder.parent / "step-00000002")
+    write_checkpoint(folder.parent / "step-00000003", groups(), STATE)
+    assert names(folder.parent) == ["step-00000003", folder.name]
+    assert not (folder.parent / "step-00000003").is_symlink()
+    for path in other.iterdir():
+        assert read_checkpoint(path).state["global_step"] == STATE["global_step"]
 
 
 def test_same_step_is_replaced(folder):

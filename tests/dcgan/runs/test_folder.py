@@ -26,7 +26,8 @@ def test_leftovers_of_a_killed_save_are_cleared(config):
     torn = run / "checkpoints" / ".step-00000003.99.part"
     torn.mkdir()
     (torn / "generator.safetensors").write_bytes(b"half")
-    halves = [run / ".generator.params.99.part", run / "samples" / ".step-00000002.png.99.part"]
+    halves = [run / f".{name}.0123456789abcdef.part" for name in ("generator.params", "report.html")]
+    halves.append(run / "samples" / ".step-00000002.png.fedcba9876543210.part")
     for half in halves:
         half.write_bytes(b"half")
     runs.train(config, find_checkpoint(run))
