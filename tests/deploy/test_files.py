@@ -115,8 +115,6 @@ def test_what_is_not_json_is_refused_and_the_old_file_stays(tmp_path, wrong):
     assert names(tmp_path) == ["a.json"]
 
 
-NOT_ASIDE = (".a.part", ".a.123.part", "a.0123456789abcdef.part", ".a.0123456789abcdef.old")
-
 # ---- several writers ------------------------------------------------------------------------------------------------
 
 
