@@ -42,6 +42,7 @@ from .metrics.names import with_current_names
 from .model import DCGAN
 from .resume import restore, set_aside_damaged, shared_folder
 from .runs.folder import RunFolder
+from .runs.report import REPORT_FILE
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,9 @@ def train(
             set_aside_damaged(folder, model.global_step)
             _write_records(folder, config, data, argv)
         log.info("Run folder: %s", folder.path)
+        next_sample = min((model.global_step // config.sample_every + 1) * config.sample_every, last_step)
+        log.info("Report: %s (open it in a browser, reload to update)", folder.path / REPORT_FILE)
+        log.info("Next image grid: %s", folder.samples / f"step-{next_sample:08d}.png")
         loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
         stopper = _train_to_the_end(_Session(model, loader, folder, config, data, last_step), state)
         return Result(folder.path, model.global_step, stopper.received)

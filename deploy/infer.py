@@ -1,4 +1,4 @@
-"""Faces from an exported generator, on the command line: `python deploy/infer.py --n 100`."""
+"""Generate faces with an exported model: `python deploy/infer.py --n 100`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   python deploy/infer.py --seeds 0,7,100-199 --format jpg --out faces
   python deploy/infer.py --interpolate 3,14,15 --frames 90 --out walk.mp4
 
-Images that are in --out already, whole and of this model, are not made again: start an interrupted run once more.
+Complete images of this model in --out are kept: run the same command again after an interruption.
 """
 
 
@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:
-        message, code = "interrupted; the files that are there are whole. Start the same command again to go on.", 130
+        message, code = (
+            "interrupted; all files written so far are complete. Run the same command again to continue.",
+            130,
+        )
     except (ModelError, ValueError, OSError, ImportError, MemoryError) as error:
         if arguments.log_level == "debug":
             logging.exception("traceback")
@@ -48,19 +51,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = parser.add_argument_group("what to make")
+    what = parser.add_argument_group("what to generate")
     what.add_argument("--n", type=_whole(1), metavar="N", help="number of images (default: 100)")
-    what.add_argument("--seed", type=_whole(0), metavar="S", help="the first of their seeds (default: 0)")
-    what.add_argument("--seeds", type=_seeds, metavar="LIST", help="the seeds themselves: 0,7,100-199")
+    what.add_argument("--seed", type=_whole(0), metavar="S", help="the first seed (default: 0)")
+    what.add_argument("--seeds", type=_seeds, metavar="LIST", help="a list of seeds: 0,7,100-199")
     what.add_argument(
-        "--interpolate", type=_seeds, metavar="LIST", help="a film instead: from face to face and back to the first"
+        "--interpolate", type=_seeds, metavar="LIST", help="a film from face to face and back to the first"
     )
     what.add_argument("--frames", type=_whole(2), default=60, help="frames of the film (default: 60)")
     what.add_argument("--fps", type=_whole(1, 50), default=25, help="frames per second, at most 50 (default: 25)")
     what.add_argument("--scale", type=_whole(1, 16), default=4, help="enlarge the film, not the images (default: 4)")
-    what.add_argument("--score", action="store_true", help="let the exported discriminator judge: scores.json")
-    what.add_argument("--verify", action="store_true", help="only check files and images against the export's own")
-    where = parser.add_argument_group("from where and to where")
+    what.add_argument("--score", action="store_true", help="also write the discriminator's scores: scores.json")
+    what.add_argument("--verify", action="store_true", help="only check that files and images match the export")
+    where = parser.add_argument_group("input and output")
     where.add_argument("--model", type=Path, default=Path("work/export"), help="export folder (default: work/export)")
     where.add_argument("--out", type=Path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif")
     where.add_argument("--format", choices=("png", "jpg", "npz"), default="png", help="npz: one file (default: png)")
@@ -146,7 +149,9 @@ def _images(arguments: argparse.Namespace, generator: Any, discriminator: Any, r
     if scores is not None:
         (low, low_seed), (high, high_seed) = scores.lowest, scores.highest
         result["score"] = {"mean": scores.mean, "lowest": [low_seed, low], "highest": [high_seed, high]}
-        text += f"; taken for real with {scores.mean:.3f} (seed {low_seed}: {low:.3f} .. seed {high_seed}: {high:.3f})"
+        text += (
+            f"; mean discriminator score {scores.mean:.3f} (seed {low_seed}: {low:.3f} .. seed {high_seed}: {high:.3f})"
+        )
     return text
 
 

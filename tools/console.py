@@ -16,12 +16,14 @@ from dcgan.errors import ProjectError
 EXPECTED = (ProjectError, ValueError, OSError)
 
 
-def add_log_level(parser: argparse.ArgumentParser) -> None:
+def add_log_level(parser: argparse._ActionsContainer, hidden: bool = False) -> None:
     parser.add_argument(
         "--log-level",
         default="info",
         choices=("debug", "info", "warning", "error"),
-        help="what is told on stderr; debug adds the traceback to an error (default: info)",
+        help=argparse.SUPPRESS
+        if hidden
+        else "messages on stderr; debug adds the traceback to an error (default: info)",
     )
 
 

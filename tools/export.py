@@ -1,4 +1,4 @@
-"""Export the newest checkpoint as ONNX or a Paddle program, and prove that it draws what the trained network draws."""
+"""Export the newest checkpoint to ONNX or a Paddle program and check that its outputs match the trained network."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tools.console import add_log_level, run, start_logging
 EXAMPLES = """examples:
   # the newest run under work/train -> work/export/generator.onnx, ready for deploy/infer.py
   python tools/export.py --format onnx
-  # both formats, the discriminator too, from a run that you name
+  # both formats, generator and discriminator, from a given run
   python tools/export.py --format all --network both --checkpoint work/train/00000-cartoon
-  # a page for any browser -> work/web, and the same as one file that opens by double click
+  # a page for the browser -> work/web, also as one file that opens by double click
   python tools/export.py --format web --single-file
   # torch-fidelity's form of a generator: z -> uint8 images
   python tools/export.py --format onnx --uint8
 
-exit codes: 0 exported and proven; 1 not, and the last export is untouched; 2 wrong usage
+exit codes: 0 exported and checked; 1 failed, the last export is untouched; 2 wrong usage
 """
 FORMATS = {"paddle": ("paddle",), "onnx": ("onnx",), "all": ("paddle", "onnx"), "web": ("web",), "params": ()}
 NETWORKS = {"generator": ("generator",), "discriminator": ("discriminator",), "both": ("generator", "discriminator")}
@@ -38,9 +38,8 @@ def parser() -> argparse.ArgumentParser:
         "--format",
         choices=FORMATS,
         required=True,
-        help="paddle: generator.json + .pdiparams; onnx: generator.onnx; all: both; web: a page that draws faces in "
-        "a browser, without a network; params: the tutorial's "
-        "generator.params, beside whatever is exported",
+        help="paddle: generator.json + .pdiparams; onnx: generator.onnx; all: both; web: a page for the browser "
+        "that generates faces offline; params: the tutorial's generator.params, beside the other files",
     )
     flags.add_argument(
         "--checkpoint",
@@ -51,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--out",
         type=pathlib.Path,
-        help="folder, replaced as a whole when all is well (default: work/export); for web, work/web",
+        help="folder, replaced as a whole after all checks passed (default: work/export); for web, work/web",
     )
     flags.add_argument("--network", choices=NETWORKS, default="generator", help="what to export (default: generator)")
     flags.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: ONNX only (default: fp32)")
@@ -66,11 +65,11 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--uint8", action="store_true", help="also write generator-uint8.onnx: z -> uint8 images")
     flags.add_argument("--single-file", action="store_true", help="with --format web: also write playground.html")
-    flags.add_argument("--bisect", action="store_true", help=argparse.SUPPRESS)  # always done since; kept for scripts
+    flags.add_argument("--bisect", action="store_true", help=argparse.SUPPRESS)  # always done now; kept for scripts
     flags.add_argument(
         "--device",
         default="cpu",
-        help="where parity is measured: cpu, gpu, gpu:N or auto; the files are the same (default: cpu)",
+        help="where outputs are compared: cpu, gpu, gpu:N or auto; the files are the same (default: cpu)",
     )
     flags.add_argument("--json", action="store_true", help="print the manifest as one line of JSON instead of a report")
     add_log_level(flags)
@@ -111,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(manifest: dict, out: pathlib.Path, seconds: float) -> str:
-    """What was written and proven, and what to do next, from a manifest's JSON."""
+    """What was written and checked, and what to do next, from a manifest's JSON."""
     from export.parity import Row, table
 
     parity = manifest["parity"]
@@ -120,10 +119,8 @@ def report(manifest: dict, out: pathlib.Path, seconds: float) -> str:
     kinds = {model["kind"] for model in manifest["models"] if model["network"] == "generator"}
     backend = "" if "onnx" in kinds else " --backend paddle"
     place = "" if out == pathlib.Path("work/export") else f" --model {shlex.quote(str(out))}"
-    lines = [table(rows), "", "equal to the bit:", *(f"  {what}" for what in parity["equal"])]
-    lines.append(
-        f"parity: passed; nearest to its limit is a difference of {worst.max:.1e}, allowed {worst.allowed:.1e}"
-    )
+    lines = [table(rows), "", "bit-identical:", *(f"  {what}" for what in parity["equal"])]
+    lines.append(f"parity: passed; largest difference {worst.max:.1e} (limit {worst.allowed:.1e})")
     lines += ["", f"{out}, in {seconds:.1f} s:"]
     lines += [f"  {name}  {entry['bytes'] / 1e6:.2f} MB" for name, entry in manifest["files"].items()]
     if "index.html" in manifest["files"]:

@@ -3,10 +3,10 @@
 
 examples:
   python tools/train.py                                    synthetic faces, five to ten minutes on two CPU cores
-  python tools/train.py --data img_align_celeba.zip        CelebA, read from the archive as it is
-  python tools/train.py --data photos/ --image-size 32 --epochs 50
-  python tools/train.py --resume                           go on with the newest run
-  python -m paddle.distributed.launch --nproc_per_node 4 tools/train.py ...    on four GPUs, or in four processes
+  python tools/train.py --data photos/ --crop center       your own images: a folder, a .zip or a packed .npy
+  python tools/train.py --data img_align_celeba.zip        CelebA, read from its archive
+  python tools/train.py --resume                           continue the newest run
+  python -m paddle.distributed.launch --nproc_per_node 4 tools/train.py ...    four GPUs, or four processes
 """
 
 import argparse
@@ -24,21 +24,35 @@ from dcgan.environment import command
 from dcgan.errors import ProjectError
 from tools.console import add_log_level, run, start_logging
 
+BASIC = ("data", "crop", "image_size", "epochs", "steps", "batch_size")  # the fields that --help shows
 NO_DATA = """No --data given, and no work/img_align_celeba(.zip): training on synthetic faces, with --preset {preset}.
 For CelebA get img_align_celeba.zip from mmlab.ie.cuhk.edu.hk/projects/CelebA.html and give its path to --data."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """One flag per TrainConfig field, grouped; default and help text come from the field."""
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        build_parser(everything=True).print_help()
+        parser.exit()
+
+
+def build_parser(everything: bool = False) -> argparse.ArgumentParser:
+    """One flag per TrainConfig field; default and help text come from the field.
+
+    The help shows what a first run needs, or every flag with `everything`; the flags are the same.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog=__doc__.split("\n\n", 1)[1],
+        usage="%(prog)s [--data SRC] [flags]",
+        description=__doc__,
+        epilog=None if everything else "All other flags (recipe, hardware, output): --help-all",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
+    basic = parser.add_argument_group("basic")
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(TrainConfig):
-        name = field.metadata["group"]
-        group = groups.setdefault(name, parser.add_argument_group(name))
+        name = f"advanced: {field.metadata['group']}"
+        is_basic = field.name in BASIC
+        group = basic if is_basic else groups.setdefault(name, parser.add_argument_group(name))
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "choices": field.metadata["choices"]}
         if isinstance(field.default, bool):
             options = {"default": argparse.SUPPRESS, "action": argparse.BooleanOptionalAction}
@@ -47,26 +61,40 @@ def build_parser() -> argparse.ArgumentParser:
             options["metavar"] = None if options["choices"] else field.name.upper()
         shown = field.default if field.default != "" else "empty"
         help_text = f"{field.metadata['help']} (default: {shown})".replace("%", "%%")
+        if not (is_basic or everything):
+            help_text = argparse.SUPPRESS
         group.add_argument("--" + field.name.replace("_", "-"), dest=field.name, help=help_text, **options)
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="a named set of settings; explicit flags win")
-    parser.add_argument("--config", help="config.json of a run, or its folder; explicit flags win")
-    parser.add_argument(
+    basic.add_argument("--preset", choices=tuple(PRESETS), help="a named set of settings; explicit flags win")
+    basic.add_argument(
         "--resume",
         nargs="?",
         const="",
         metavar="PATH",
-        help="go on with a run or from a checkpoint; without PATH: the newest run under --out",
+        help="continue a run or a checkpoint; without PATH: the newest run under --out",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, write nothing")
-    parser.add_argument(
+    basic.add_argument("--dry-run", action="store_true", help="print what would be trained, write nothing")
+    basic.add_argument("-h", "--help", action="help", help="show this help")
+    basic.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every flag")
+    other = parser.add_argument_group("advanced: other")
+
+    def shown_with_all(text: str) -> str:
+        return text if everything else argparse.SUPPRESS
+
+    other.add_argument(
+        "--config", help=shown_with_all("settings of a run: its config.json or its folder; explicit flags win")
+    )
+    other.add_argument(
         "--selftest-resume",
         nargs="?",
         const=3,
         type=_at_least_one,
         metavar="KILLS",
-        help="prove on this machine that runs resume to the bit, with so many kill -9 (default: 3), then exit",
+        help=shown_with_all(
+            "check on this machine that a run killed with kill -9 resumes with bit-identical results, "
+            "KILLS times (default: 3), then exit"
+        ),
     )
-    add_log_level(parser)
+    add_log_level(other, hidden=not everything)
     return parser
 
 
@@ -99,7 +127,7 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 
 def _settings(arguments: dict, explicit: dict) -> tuple:
-    """The config of the run, and the checkpoint to go on from or None."""
+    """The config of the run, and the checkpoint to continue from or None."""
     if arguments["resume"] is not None:
         if arguments["preset"] or arguments["config"]:
             raise ProjectError("--resume takes its settings from the run: leave out --preset and --config")
@@ -120,16 +148,16 @@ def _at_least_one(text: str) -> int:
 
 
 def _selftest(kills: int, seed: int) -> int:
-    """Print one line per killed run; 1 if any of them ended otherwise than the undisturbed run."""
+    """Print one line per killed run; 1 if any of them differs from the uninterrupted run."""
     from dcgan.selftest import prove_resume
 
     failures = 0
     with tempfile.TemporaryDirectory(prefix="selftest-resume-") as folder:
         for outcome in prove_resume(Path(folder), kills, seed):
             failures += bool(outcome.differences)
-            verdict = f"DIFFERENT: {', '.join(outcome.differences[:5])}" if outcome.differences else "same bits"
+            verdict = f"DIFFERENT: {', '.join(outcome.differences[:5])}" if outcome.differences else "bit-identical"
             print(f"killed {outcome.moment}; resumed from step {outcome.resumed_from}: {verdict}", flush=True)
-    print(f"{kills - failures} of {kills} killed runs ended in the bits and metrics of the undisturbed one")
+    print(f"{kills - failures} of {kills} killed runs ended bit-identical to the uninterrupted run")
     return 1 if failures else 0
 
 
@@ -148,12 +176,10 @@ def _new_config(arguments: dict, explicit: dict) -> TrainConfig:
 
 
 def _report(result: Any) -> int:
-    """Say where everything is and how to go on; the last line on stdout is the run folder."""
+    """Say where everything is and what to do next; the last line on stdout is the run folder."""
     if result.signal:
-        print(
-            f"stopped at step {result.global_step}, saved. Go on with: --resume {shlex.quote(str(result.folder))}",
-            file=sys.stderr,
-        )
+        next_command = f"{command('train')} --resume {shlex.quote(str(result.folder))}"
+        print(f"stopped at step {result.global_step}, saved. Continue with: {next_command}", file=sys.stderr)
         return 128 + result.signal
     folder = shlex.quote(str(result.folder))
     next_command = f"{command('export')} --format onnx --checkpoint {folder}"

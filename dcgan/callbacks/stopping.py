@@ -64,4 +64,4 @@ class SignalStop(Callback):
         self.model.stop_training = True
         for each in self.SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        print("\nfinishing this iteration, then saving; once more ends at once without saving", file=sys.stderr)
+        print("\nFinishing this iteration, then saving. Press Ctrl-C again to quit without saving.", file=sys.stderr)

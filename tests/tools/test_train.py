@@ -1,3 +1,5 @@
+import dataclasses
+import importlib
 import json
 import signal
 import subprocess
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 
 from dcgan.checkpoints.checkpoint import list_checkpoints
+from dcgan.config import TrainConfig
 
+tool = importlib.import_module("tools.train")
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--image-size 16 --base-channels 4 --latent-dim 8 --batch-size 8 --log-every 1 --device cpu".split()
 
@@ -37,13 +41,20 @@ def test_training_from_any_folder_prints_the_run_and_none_of_paddles_chatter(tmp
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == "work/train/00000-faces\n"
     lines = answer.stderr.splitlines()
-    assert lines[1:3] == ["24 images of 16 x 16 pixels", "Run folder: work/train/00000-faces"]
-    assert [line.split("  ")[1] for line in lines[3:-2]] == ["step 1/3", "step 2/3", "step 3/3"]
+    run = "work/train/00000-faces"
+    assert lines[1:5] == [
+        "24 images of 16 x 16 pixels",
+        f"Run folder: {run}",
+        f"Report: {run}/report.html (open it in a browser, reload to update)",
+        f"Next image grid: {run}/samples/step-00000003.png",
+    ]
+    assert (tmp_path / run / "samples" / "step-00000003.png").is_file()
+    assert [line.split("  ")[1] for line in lines[5:-2]] == ["step 1/3", "step 2/3", "step 3/3"]
     assert lines[-2] == "report: work/train/00000-faces/report.html"
     assert lines[-1].startswith("done: 3 iterations.")
 
 
-def test_help_shows_every_default_and_two_examples_without_importing_paddle(tmp_path):
+def test_help_begins_with_examples_and_shows_what_a_first_run_needs_without_importing_paddle(tmp_path):
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "tools" / "train.py"), "--help"],
         cwd=tmp_path,
@@ -52,9 +63,22 @@ def test_help_shows_every_default_and_two_examples_without_importing_paddle(tmp_
         timeout=60,
     )
     assert answer.returncode == 0 and " paddle\n" not in answer.stderr
-    text = " ".join(answer.stdout.split())
-    assert "(default: 0.0005)" in text and "--image-size" in text and "(default: 64)" in text
-    assert text.count("python tools/train.py") >= 2
+    text = answer.stdout
+    assert len(text.splitlines()) <= 45 and text.index("python tools/train.py --resume") < text.index("--data DATA")
+    flags = ("--data", "--crop", "--epochs", "--steps", "--batch-size", "--image-size", "--resume", "--preset")
+    assert all(f"\n  {flag} " in text for flag in flags) and "(default: 64)" in text
+    assert "--beta2" not in text and "--help-all" in text
+
+
+def test_help_all_shows_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(["--help-all"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    for field in dataclasses.fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        assert f" {flag} " in text or f" {flag}, " in text, flag
+    assert "(default: 0.0005)" in text and "--log-level" in text and "--config" in text
 
 
 def test_dry_run_prints_the_config_and_counts_and_writes_nothing(tmp_path, faces):
@@ -144,7 +168,9 @@ def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(tmp_pat
     run = tmp_path / "work" / "train" / "00000-faces"
     saved = list_checkpoints(run / "checkpoints")
     assert process.returncode == code
-    assert f"stopped at step {int(saved[-1].name[5:])}, saved. Go on with: --resume work/train/00000-faces" in stderr
+    step = int(saved[-1].name[5:])
+    next_command = "python tools/train.py --resume work/train/00000-faces"
+    assert f"stopped at step {step}, saved. Continue with: {next_command}" in stderr
     resumed = train("--resume", "--steps", int(saved[-1].name[5:]) + 2, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
 

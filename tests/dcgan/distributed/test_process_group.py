@@ -219,7 +219,10 @@ def test_the_launcher_resumes_and_a_signal_to_it_saves_and_stops_all_at_one_iter
     logs = [(folder / "log" / f"workerlog.{rank}").read_text() for rank in (0, 1)]
     newest = list_checkpoints(checkpoints)[-1]
     step = int(newest.name[5:])
-    assert f"stopped at step {step}, saved. Go on with: --resume work/train/00000-faces" in logs[0], logs[0]
+    assert (
+        f"stopped at step {step}, saved. Continue with: python tools/train.py --resume work/train/00000-faces"
+        in logs[0]
+    ), logs[0]
     assert logs[1] == "" and step > before
     assert read_checkpoint(newest).state["extra"]["processes"] == 2
     assert read_records(folder / "work" / "train" / "00000-faces" / "metrics.jsonl")[-1]["step"] == step
