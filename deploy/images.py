@@ -50,7 +50,15 @@ def to_bgr(image_uint8: np.ndarray) -> np.ndarray:
 
 
 def encode(image_uint8: np.ndarray, suffix: str, comment: str = "") -> bytes:
-    """The content of a .png or .jpg file of an RGB image, uint8 [3, H, W], with `comment` (ASCII) inside, if any."""
+    """The content of a .png, .jpg or .webp file of an RGB image, uint8 [3, H, W].
+
+    `comment` (ASCII), if any, goes into a .png or .jpg. A .webp is lossless and has none.
+    """
+    if suffix == ".webp":  # above 100 is OpenCV's word for lossless
+        done, encoded = cv2.imencode(suffix, to_bgr(image_uint8), [cv2.IMWRITE_WEBP_QUALITY, 101])
+        if not done:
+            raise ValueError("this OpenCV cannot encode .webp")
+        return encoded.tobytes()
     done, encoded = cv2.imencode(suffix, to_bgr(image_uint8))
     if not done:
         raise ValueError(f"OpenCV could not encode an image of shape {image_uint8.shape} as {suffix}")

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModelError, ValueError, OSError, ImportError, MemoryError) as error:
         if arguments.log_level == "debug":
             logging.exception("traceback")
-        message, code = f"error: {_sentence(error)}", 1
+        message, code = f"error: {sentence(error)}", 1
     print(message, file=sys.stderr)
     return code
 
@@ -52,15 +52,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to generate")
-    what.add_argument("--n", type=_whole(1), metavar="N", help="number of images (default: 100)")
-    what.add_argument("--seed", type=_whole(0), metavar="S", help="the first seed (default: 0)")
+    what.add_argument("--n", type=whole_number(1), metavar="N", help="number of images (default: 100)")
+    what.add_argument("--seed", type=whole_number(0), metavar="S", help="the first seed (default: 0)")
     what.add_argument("--seeds", type=_seeds, metavar="LIST", help="a list of seeds: 0,7,100-199")
     what.add_argument(
         "--interpolate", type=_seeds, metavar="LIST", help="a film from face to face and back to the first"
     )
-    what.add_argument("--frames", type=_whole(2), default=60, help="frames of the film (default: 60)")
-    what.add_argument("--fps", type=_whole(1, 50), default=25, help="frames per second, at most 50 (default: 25)")
-    what.add_argument("--scale", type=_whole(1, 16), default=4, help="enlarge the film, not the images (default: 4)")
+    what.add_argument("--frames", type=whole_number(2), default=60, help="frames of the film (default: 60)")
+    what.add_argument("--fps", type=whole_number(1, 50), default=25, help="frames per second, at most 50 (default: 25)")
+    what.add_argument(
+        "--scale", type=whole_number(1, 16), default=4, help="enlarge the film, not the images (default: 4)"
+    )
     what.add_argument("--score", action="store_true", help="also write the discriminator's scores: scores.json")
     what.add_argument("--verify", action="store_true", help="only check that files and images match the export")
     where = parser.add_argument_group("input and output")
@@ -76,8 +78,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: with --backend openvino (default: fp32)"
     )
     how.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="(default: auto)")
-    how.add_argument("--threads", type=_whole(0, 1024), default=0, help="0 is every core (default: 0)")
-    how.add_argument("--batch-size", type=_whole(1, 4096), default=32, help="images per call (default: 32)")
+    how.add_argument("--threads", type=whole_number(0, 1024), default=0, help="0 is every core (default: 0)")
+    how.add_argument("--batch-size", type=whole_number(1, 4096), default=32, help="images per call (default: 32)")
     how.add_argument("--json", action="store_true", help="the result as one line of JSON on stdout")
     how.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
@@ -185,7 +187,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _whole(lowest: int, highest: int = 2**32) -> Any:
+def whole_number(lowest: int, highest: int = 2**32) -> Callable[[str], int]:
     """An argparse type: whole numbers of a range."""
 
     def convert(text: str) -> int:
@@ -203,13 +205,13 @@ def _seeds(text: str) -> Seeds:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception, requirements: str = "requirements.txt") -> str:
     """One line that says what happened and, where that helps, what to do."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, ModuleNotFoundError):
-        requirements = Path(__file__).resolve().with_name("requirements.txt")
-        return f"{error.name} is not installed. Run `python -m pip install -r {requirements}`."
+        path = Path(__file__).resolve().with_name(requirements)
+        return f"{(error.name or '').partition('.')[0]} is not installed. Run `python -m pip install -r {path}`."
     if isinstance(error, MemoryError):
         return "the memory is full. Try a smaller --batch-size."
     return " ".join(str(error).split())

@@ -21,7 +21,7 @@ import numpy as np
 from deploy.files import PathLike
 from deploy.images import to_uint8
 from deploy.manifest import Manifest, ModelEntry, ModelError, read_manifest, read_verified, verify_files
-from deploy.runtimes import BACKENDS, PREFERRED, check_precision, is_installed, load_model
+from deploy.runtimes import BACKENDS, PREFERRED, Runtime, check_precision, is_installed, load_model
 from deploy.seeds import latents
 
 # Largest allowed |difference| of images in [-1, 1], where one of 256 levels is 7.8e-3: more than where the export was
@@ -69,11 +69,29 @@ def verify(
         for model in manifest.models:
             if (model.network, model.kind) == ("generator", BACKENDS[name]) and model.output_dtype != "uint8":
                 runtime = load_model(folder, manifest, model, name, device, threads, precision)
-                figures = compare(expected, runtime.generate_from(z), _tolerance(manifest, model, precision))
-                rows.append(Row(model.files[0], name, runtime.device, *figures))
+                rows.append(_row(manifest, model, runtime, z, expected, precision))
     if not rows:
         raise ModelError(f"no generator of {Path(folder)} can run here with --backend {backend}.")
     return rows
+
+
+def verify_runtime(folder: PathLike, manifest: Manifest, generator: Runtime) -> Row:
+    """Check one generator, as `load_generator` returned it in fp32, against the reference of its export.
+
+    Raises ModelError for an export without a reference, or whose files changed since `manifest` was read.
+    """
+    model = manifest.find("generator", BACKENDS[generator.backend])
+    if model is None or generator.model_id != "-".join(manifest.files[name].sha256 for name in model.files):
+        raise ModelError(f"{Path(folder)} was replaced while it was read. Try again.")
+    seeds, expected = _reference(folder, manifest)
+    return _row(manifest, model, generator, latents(seeds, manifest.latent_dim), expected, "fp32")
+
+
+def _row(
+    manifest: Manifest, model: ModelEntry, runtime: Runtime, z: np.ndarray, expected: np.ndarray, precision: str
+) -> Row:
+    figures = compare(expected, runtime.generate_from(z), _tolerance(manifest, model, precision))
+    return Row(model.files[0], runtime.backend, runtime.device, *figures)
 
 
 def compare(expected: np.ndarray, found: np.ndarray, tolerance: float) -> tuple[float, float, float, float, int, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -54,7 +55,7 @@ def write_walk(
     Raises ModelError where this OpenCV cannot write the format, OSError where the disk does not take it.
     """
     if path.suffix == ".gif":
-        _check_gif(frames)
+        check_gif(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
     z = walk_latents(seeds, frames, generator.signature.input_shape[0])
     size = generator.signature.output_shape[-1] * scale
@@ -63,13 +64,14 @@ def write_walk(
         for frame in progress(range(frames), frames, "frames"):
             if frame % batch_size == 0:
                 batch = images.to_uint8(generator.generate_from(z[frame : frame + batch_size], batch_size))
-            yield images.to_bgr(batch[frame % batch_size].repeat(scale, axis=1).repeat(scale, axis=2))
+            yield enlarge(batch[frame % batch_size], scale)
 
     write = _write_gif if path.suffix == ".gif" else _write_mp4
     write(path, frames_bgr(), frames, fps, size)
 
 
-def _check_gif(frames: int) -> None:
+def check_gif(frames: int) -> None:
+    """Raise ModelError where this OpenCV writes no .gif, ValueError for more frames than it should hold."""
     if not hasattr(cv2, "imencodeanimation"):
         raise ModelError(
             f"OpenCV {cv2.__version__} cannot write .gif, 4.12 and newer can. Name an .mp4 file with --out."
@@ -80,15 +82,26 @@ def _check_gif(frames: int) -> None:
         )
 
 
-def _write_gif(path: Path, images, frames: int, fps: float, size: int) -> None:
+def encode_gif(frames_bgr: Iterable[np.ndarray], fps: float) -> bytes:
+    """The content of a .gif that repeats, of frames uint8 [H, W, BGR]. Raises ModelError where OpenCV cannot."""
     film = cv2.Animation()
-    film.frames = list(images)
-    film.durations = [round(1000 / fps)] * frames
+    film.frames = list(frames_bgr)
+    film.durations = [round(1000 / fps)] * len(film.frames)
     done, content = cv2.imencodeanimation(".gif", film, [cv2.IMWRITE_GIF_DITHER, 3])  # without it, 256 fixed colours
     if not done:
         raise ModelError("OpenCV could not encode the .gif. Name an .mp4 file with --out.")
+    return content.tobytes()
+
+
+def enlarge(image_uint8: np.ndarray, scale: int) -> np.ndarray:
+    """A frame uint8 [H x scale, W x scale, BGR] of an image uint8 [3, H, W]."""
+    return images.to_bgr(image_uint8.repeat(scale, axis=1).repeat(scale, axis=2))
+
+
+def _write_gif(path: Path, images, frames: int, fps: float, size: int) -> None:
+    content = encode_gif(images, fps)
     with atomic_write(path) as stream:
-        stream.write(content.tobytes())
+        stream.write(content)
 
 
 def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
+import json
+import re
+import socket
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import deploy
 from deploy.manifest import Manifest, ModelEntry, describe_files, read_manifest, write_manifest
 from deploy.seeds import bits, latents
 
@@ -108,3 +115,85 @@ def export(tmp_path) -> TinyExport:
 def make_generator():
     """`generator_bytes`: an ONNX generator with chosen names and shapes."""
     return generator_bytes
+
+
+# ---- a server -------------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """Of one HTTP request; header names are lower case."""
+
+    status: int
+    headers: dict
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class RunningServer:
+    """A process of deploy/serve.py on a free port of 127.0.0.1, and ways to speak to it."""
+
+    def __init__(self, process):
+        self.process = process
+        process.wait_for(" is ready after ", 60)
+        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+) is ready", self.log)[1])
+
+    @property
+    def log(self) -> str:
+        return Path(self.process.log).read_text()
+
+    def request(self, method, path, body=None, headers=None) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, found, answer.read())
+        finally:
+            connection.close()
+
+    def get(self, path, **headers) -> Answer:
+        return self.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    def post(self, path, value) -> Answer:
+        return self.request("POST", path, json.dumps(value), {"content-type": "application/json"})
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    def say(self, content: bytes) -> bytes:
+        """Send bytes on a connection of their own; returns all that comes back until the server closes it."""
+        with self.connect() as connection:
+            connection.sendall(content)
+            parts = []
+            with contextlib.suppress(ConnectionError):
+                while part := connection.recv(65536):
+                    parts.append(part)
+            return b"".join(parts)
+
+
+@pytest.fixture(scope="session")
+def start_server(start_process, tmp_path_factory):
+    """start_server(folder, *flags): a RunningServer of the export in `folder`."""
+    here = tmp_path_factory.mktemp("server")
+
+    def start(folder, *flags):
+        script = Path(deploy.__file__).with_name("serve.py")
+        words = [script, "--model", folder, "--port", 0, *flags]
+        return RunningServer(start_process([str(word) for word in words], here, PYTHONUNBUFFERED="1"))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def served_export(tmp_path_factory) -> TinyExport:
+    """What `server` serves. Leave it as it is."""
+    return TinyExport(tmp_path_factory.mktemp("served") / "export")
+
+
+@pytest.fixture(scope="session")
+def server(start_server, served_export) -> RunningServer:
+    """One server for all tests that leave it running."""
+    return start_server(served_export.folder)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import deploy
 
 DEPLOY = Path(deploy.__file__).parent
 ALLOWED = {"numpy", "cv2", "deploy"}  # and, named as text in runtimes/ alone, onnxruntime and paddle
+
+SERVING = {"starlette", "uvicorn", "httptools", "prometheus_client"}  # requirements-serve.txt, for deploy/serving alone
 
 
 @pytest.fixture
@@ -61,6 +65,9 @@ assert "onnxruntime" in sys.modules
 
 
 def test_help_and_wrong_usage_do_not_wait_for_numpy(alone):
+    script = "import sys; sys.argv[1:] = ['--help']; sys.modules.update(numpy=None, cv2=None, starlette=None)\n"
+    done = python("-c", script + "import runpy; runpy.run_path('deploy/serve.py', run_name='__main__')", cwd=alone)
+    assert done.returncode == 0 and "--max-queue" in done.stdout
     script = "import sys; sys.argv[1:] = ['--help']; sys.modules.update(numpy=None, cv2=None, onnxruntime=None)\n"
     done = python("-c", script + "import runpy; runpy.run_path('deploy/infer.py', run_name='__main__')", cwd=alone)
     assert done.returncode == 0 and "--interpolate" in done.stdout
@@ -72,6 +79,28 @@ def test_a_box_without_numpy_is_told_what_to_install(alone):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: numpy is not installed. Run `python -m pip install -r ")
     assert "requirements.txt" in done.stderr
+    script = "import sys; sys.argv[1:] = []; sys.modules.update(starlette=None)\n"
+    done = python("-c", script + "import runpy; runpy.run_path('deploy/serve.py', run_name='__main__')", cwd=alone)
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: starlette is not installed. Run `python -m pip install"
+    )
+    assert "requirements-serve.txt" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_copy_serves_without_paddle(alone, start_process):
+    script = """
+import sys, runpy
+for name in ("paddle", "dcgan", "export", "onnx", "torch"):
+    sys.modules[name] = None  # importing it now fails
+sys.argv = ["deploy/serve.py", "--port", "0"]
+runpy.run_path("deploy/serve.py", run_name="__main__")
+"""
+    process = start_process(["-c", script], alone, PYTHONPATH=None)
+    process.wait_for(" is ready after ", 60)
+    address = re.search(r"http://\S+", Path(process.log).read_text())[0]
+    served = urllib.request.urlopen(f"{address}/faces/7.png", timeout=60).read()
+    assert python("deploy/infer.py", "--seeds", 7, cwd=alone).returncode == 0
+    assert served == (alone / "work/generate/seed-000007.png").read_bytes()
 
 
 def test_the_library_is_what_the_readme_says(alone):
@@ -128,7 +157,8 @@ def test_imports_are_the_standard_library_numpy_and_opencv(path):
     standard = getattr(sys, "stdlib_module_names", None)
     if standard is None:
         pytest.skip("Python 3.9 does not list its own modules")
-    assert imported(ast.parse(path.read_text(encoding="utf-8"))) <= ALLOWED | standard
+    allowed = ALLOWED | (SERVING if path.parent.name == "serving" else set()) | standard
+    assert imported(ast.parse(path.read_text(encoding="utf-8"))) <= allowed
 
 
 @pytest.mark.parametrize("name", ["manifest.py", "files.py", "seed_ranges.py"])

@@ -1,0 +1,162 @@
+"""Faces from an exported generator, over HTTP: `python deploy/serve.py`, then http://127.0.0.1:8000/faces/7.png."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder: its names are no top-level modules
+
+from deploy.infer import BACKENDS, sentence, whole_number
+
+EXAMPLES = """examples:
+  python deploy/serve.py --model export
+  curl -O http://127.0.0.1:8000/faces/7.png
+  curl -d '{"seeds": "0-9"}' -o faces.zip http://127.0.0.1:8000/v1/faces
+
+SIGTERM: no new connections, accepted requests are answered, exit 0. SIGHUP: the export in --model is loaded and
+verified beside the one in use and takes its place, or is refused in one line. Endpoints: http://127.0.0.1:8000/docs
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 stopped by SIGTERM, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = parse(argv)
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.raiseExceptions = False  # a log on a full disk must not stop the server, nor fill it with tracebacks
+    if arguments.log_level != "debug":
+        for name in ("uvicorn", "asyncio"):  # a warning for every malformed request would be the client's to write
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+    def explain(error: Exception) -> None:
+        if arguments.log_level == "debug":
+            logging.error("traceback", exc_info=error)
+        _print(f"error: {sentence(error, 'requirements-serve.txt')}", sys.stderr)
+
+    try:
+        from deploy.serving import server
+
+        web = arguments.web or arguments.model.parent / "web"
+        if not (web / "index.html").is_file():
+            if arguments.web is not None:
+                raise FileNotFoundError(
+                    f"--web {web} has no index.html; `python tools/export.py --format web` makes one"
+                )
+            web = None
+        options = server.Options(
+            model=arguments.model,
+            backend=arguments.backend,
+            threads=arguments.threads,
+            max_batch=arguments.max_batch,
+            max_wait=arguments.max_wait_ms / 1000,
+            max_queue=arguments.max_queue,
+            max_images=arguments.max_images,
+            max_connections=_connections(arguments.max_connections),
+            web=web,
+        )
+        with _listen(arguments.host, arguments.port) as listener:
+            return server.serve(options, listener, lambda line: _print(line, sys.stdout), explain)
+    except (ValueError, OSError, ImportError) as error:
+        explain(error)
+        return 1
+    except KeyboardInterrupt:  # before the server had its own way to stop
+        return 130
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments, checked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    where = parser.add_argument_group("what and where")
+    where.add_argument("--model", type=Path, default=Path("work/export"), help="export folder (default: work/export)")
+    where.add_argument(
+        "--web",
+        type=Path,
+        help="the page at /, of an export --format web (default: the folder web beside --model, if any)",
+    )
+    where.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for every machine (default: 127.0.0.1)")
+    where.add_argument("--port", type=whole_number(0, 65535), default=8000, help="0: a free one (default: 8000)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--backend", choices=BACKENDS, default="auto", help="(default: auto: onnxruntime, else paddle)")
+    how.add_argument("--threads", type=whole_number(0, 1024), default=0, help="0 is every core (default: 0)")
+    how.add_argument("--max-batch", type=whole_number(1, 4096), default=32, help="images a batch (default: 32)")
+    how.add_argument(
+        "--max-wait-ms",
+        type=whole_number(0, 1000),
+        default=2,
+        help="milliseconds after a batch that the next waits for as many images; a lone client never does (default: 2)",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-queue",
+        type=whole_number(1, 10**6),
+        default=128,
+        help="images accepted and not yet answered; beyond, requests get 429 at once (default: 128)",
+    )
+    limits.add_argument(
+        "--max-images", type=whole_number(1, 10**6), default=100, help="images a request (default: 100)"
+    )
+    limits.add_argument(
+        "--max-connections", type=whole_number(1, 10**5), default=1000, help="open connections (default: 1000)"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.max_images > arguments.max_queue:
+        parser.error(
+            f"--max-queue must be at least --max-images, received {arguments.max_queue} and {arguments.max_images}"
+        )
+    return arguments
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens once the server runs. OSError names the address."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, number)
+        try:
+            if sys.platform != "win32":  # there it means that two servers share the port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}. Name another --host or --port.") from error
+    return listener
+
+
+def _connections(wanted: int) -> int:
+    """How many connections the handles of this process suffice for."""
+    try:
+        import resource
+    except ImportError:  # Windows counts otherwise
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + 256  # connections that are being refused, and the server's own files
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return max(16, min(wanted, soft - 256))
+    return wanted
+
+
+def _print(line: str, stream) -> None:
+    with contextlib.suppress(OSError):  # a full disk behind it: the server serves on
+        print(line, file=stream, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
