@@ -20,10 +20,28 @@ from .networks.sizes import check_image_size
 
 MAX_SEED = 2**32 - 1
 DIFFAUGMENT = ("color", "translation", "cutout")
+_MANY = 10**9  # more iterations than any run has
 
 
-def _setting(default: Any, group: str, help: str, choices: tuple | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"group": group, "help": help, "choices": choices})
+def _setting(
+    default: Any,
+    group: str,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    unit: str = "",
+    aliases: tuple[str, ...] = (),
+) -> Any:
+    """A field that knows all about itself.
+
+    Args: group - of flags in --help.  help - what it sets, without default and unit.  low, high - the smallest and the
+          largest number allowed.  choices - the words allowed.  unit - of a number.  aliases - older names, which JSON
+          and flags still take.
+    """
+    metadata = {"group": group, "help": help, "low": low, "high": high}
+    metadata.update({"choices": choices, "unit": unit, "aliases": aliases})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -41,106 +59,182 @@ class TrainConfig:
     crop: str = _setting(
         "tutorial", "data", "which square is kept: tutorial, center, or X,Y in pixels of the shrunk image"
     )
-    flip: bool = _setting(False, "data", "mirror every second image, at random")
-    workers: int = _setting(0, "data", "threads that decode images; 0: one per core")
+    flip: bool = _setting(False, "data", "mirror each image left to right with probability 1/2")
+    workers: int = _setting(0, "data", "threads that decode images; 0: one per core", 0, 256, unit="threads")
 
-    image_size: int = _setting(64, "model", "height = width in pixels, a power of two from 16 to 256")
-    latent_dim: int = _setting(100, "model", "numbers per latent")
-    base_channels: int = _setting(64, "model", "channels of the layer next to the image, in both networks")
+    image_size: int = _setting(
+        64, "model", "height and width of an image, a power of two from 16 to 256", unit="pixels"
+    )  # checked by networks/sizes.py
+    latent_dim: int = _setting(100, "model", "length of a latent vector", 1, 65536, unit="numbers")
+    base_channels: int = _setting(
+        64, "model", "channels of the layer next to the image, in both networks", 1, 1024, unit="channels"
+    )
     init: str = _setting(
         "bilinear",
         "model",
-        "how the generator's doubling layers begin: as random kernels, which draw a grid, or as bilinear enlargement "
-        "(Aitken et al. 2017)",
-        ("bilinear", "normal"),
+        "first weights of the generator's upsampling layers: normal (random kernels, which leave a checkerboard at "
+        "first) or bilinear (bilinear interpolation, which leaves none; Aitken et al. 2017)",
+        choices=("bilinear", "normal"),
     )
 
-    epochs: int = _setting(5, "optimisation", "passes over the data")
-    steps: int = _setting(0, "optimisation", "end after this many iterations whatever --epochs says; 0: no such limit")
+    epochs: int = _setting(5, "optimisation", "passes over the data", 1, _MANY, unit="epochs")
+    steps: int = _setting(
+        0,
+        "optimisation",
+        "end after this many iterations, whatever --epochs says; 0: no limit",
+        0,
+        _MANY,
+        unit="iterations",
+    )
     batch_size: int = _setting(
-        128, "optimisation", "images per discriminator step, of each process if there are several"
+        128, "optimisation", "images per discriminator step, in each process", 1, 65536, unit="images"
     )
-    loss: str = _setting("bce", "optimisation", "objective", ("bce", "hinge", "lsgan"))
-    lr: float = _setting(5e-4, "optimisation", "Adam's learning rate; the tutorial's is 2e-4")
+    loss: str = _setting("bce", "optimisation", "objective", choices=("bce", "hinge", "lsgan"))
+    lr: float = _setting(5e-4, "optimisation", "learning rate of Adam; the tutorial's is 2e-4", 1e-12, 1e3)
     lr_d: float = _setting(
-        0.0, "optimisation", "the discriminator's, if it is to be another (Heusel et al. 2017); 0: that of --lr"
+        0.0,
+        "optimisation",
+        "learning rate of the discriminator, if it differs (Heusel et al. 2017); 0: the same as --lr",
+        0.0,
+        1e3,
     )
-    lr_warmup: int = _setting(0, "optimisation", "iterations over which the learning rates rise to their full values")
+    lr_warmup: int = _setting(
+        0, "optimisation", "iterations over which the learning rates rise to their values", 0, _MANY, unit="iterations"
+    )
     lr_decay: float = _setting(
         0.0,
         "optimisation",
-        "share of the run, at its end, over which the learning rates fall linearly to nothing; 0: none. The end is "
-        "that of --epochs or --steps: resuming with another one changes the rates from there on",
+        "last part of the run in which the learning rates fall linearly to 0; 0: they stay. The end of the run is that "
+        "of --epochs or --steps: a resume with other values changes the rates from there on",
+        0.0,
+        1.0,
+        unit="fraction",
     )
-    beta1: float = _setting(0.5, "optimisation", "Adam's first decay; 0.9 makes GANs oscillate (Radford et al. 2016)")
-    beta2: float = _setting(0.999, "optimisation", "Adam's second decay")
-    d_steps: int = _setting(1, "optimisation", "discriminator steps per iteration, each on a fresh batch")
-    g_steps: int = _setting(1, "optimisation", "generator steps per iteration")
+    beta1: float = _setting(
+        0.5, "optimisation", "Adam's beta1; 0.9 makes GANs oscillate (Radford et al. 2016)", 0.0, 0.999999
+    )
+    beta2: float = _setting(0.999, "optimisation", "Adam's beta2", 0.0, 0.999999)
+    d_steps: int = _setting(
+        1, "optimisation", "discriminator steps per iteration, each on a new batch", 1, 1000, unit="steps"
+    )
+    g_steps: int = _setting(1, "optimisation", "generator steps per iteration", 1, 1000, unit="steps")
     ema: float = _setting(
-        0.999, "optimisation", "decay per iteration of the averaged generator that draws and is exported; 0: none"
+        0.999,
+        "optimisation",
+        "decay per iteration of the averaged generator, which generates and is exported; 0: no average",
+        0.0,
+        0.999999,
     )
     batch_norm_momentum: float = _setting(
-        0.8, "optimisation", "share of the running statistics that BatchNorm keeps per iteration"
+        0.8,
+        "optimisation",
+        "fraction of the running statistics that BatchNorm keeps per iteration",
+        0.0,
+        0.999999,
     )
     precise_bn: bool = _setting(
         False,
         "optimisation",
-        "measure the generator's BatchNorm statistics for its very weights before it draws; with --ema it always is so",
+        "re-estimate the generator's BatchNorm statistics for its current weights before it generates "
+        "(Wu & Johnson 2021); with --ema this is always done",
+        aliases=("batch_norm_reestimate",),
     )
     amp: str = _setting(
         "auto",
         "optimisation",
-        "mixed precision; auto: O1 on a GPU, O0 on a CPU (where O1 is bfloat16 by oneDNN)",
-        ("auto", "O0", "O1", "O2"),
+        "mixed precision. auto: O1 on a GPU, O0 on a CPU. fastest: O1 on a GPU; on a CPU O1 where a short measurement "
+        "finds it at least 1.25 times as fast, else O0. On a CPU O1 and O2 are bfloat16 by oneDNN",
+        choices=("auto", "fastest", "O0", "O1", "O2"),
     )
     amp_dtype: str = _setting(
-        "auto", "optimisation", "auto: bfloat16 where the GPU has it, else float16", ("auto", "bfloat16", "float16")
+        "auto",
+        "optimisation",
+        "number format of mixed precision; auto: bfloat16 where the GPU has it, else float16",
+        choices=("auto", "bfloat16", "float16"),
     )
     cpu_kernels: str = _setting(
         "auto",
         "optimisation",
-        "who computes the layers on a CPU: Paddle's operators, or oneDNN from Paddle's wheel, twice as fast; "
-        "auto: oneDNN where it fits",
-        ("auto", "paddle", "onednn"),
+        "library that computes the layers on a CPU: paddle (its own operators) or onednn (oneDNN, which Paddle's wheel "
+        "contains); auto: oneDNN where it runs",
+        choices=("auto", "paddle", "onednn"),
+    )
+    deterministic: bool = _setting(
+        True,
+        "optimisation",
+        "on a GPU, use only cuDNN algorithms that repeat to the bit, so that a resumed run equals an uninterrupted "
+        "one; they may be slower, and FLAGS_cudnn_exhaustive_search is refused. A CPU always repeats",
     )
     sync_bn: bool = _setting(
-        False, "optimisation", "BatchNorm over the batches of all processes together instead of each its own; GPUs only"
+        False, "optimisation", "compute BatchNorm over the batches of all processes together; GPUs only"
     )
-    seed: int = _setting(0, "optimisation", "fixes first weights, latents and the order of the data")
+    seed: int = _setting(
+        0, "optimisation", "sets the first weights, the latents and the order of the data", 0, MAX_SEED
+    )
     device: str = _setting("auto", "optimisation", "auto: a GPU if Paddle sees one; or cpu, gpu, gpu:1, ...")
 
     diffaugment: str = _setting(
         "translation,cutout",
         "regularisation",
-        "what is done to all that the discriminator sees: any of color,translation,cutout (Zhao et al. 2020); "
-        "empty: nothing, as in the tutorial",
+        "augmentations of everything the discriminator sees: any of color,translation,cutout (Zhao et al. 2020); "
+        "empty: none, as in the tutorial",
     )
     instance_noise: float = _setting(
         0.0,
         "regularisation",
-        "deviation of the noise on what the discriminator sees, at the start; pixels are -1 .. 1 (Arjovsky & Bottou "
-        "2017)",
+        "standard deviation, at the start, of the noise added to what the discriminator sees; pixels are in [-1, 1] "
+        "(Arjovsky & Bottou 2017)",
+        0.0,
+        10.0,
     )
-    noise_steps: int = _setting(1000, "regularisation", "iterations over which --instance-noise fades to none")
+    noise_steps: int = _setting(
+        1000, "regularisation", "iterations after which --instance-noise has fallen to 0", 1, _MANY, unit="iterations"
+    )
     r1: float = _setting(
-        0.0, "regularisation", "weight of the penalty on the discriminator's gradient (R1, Mescheder et al. 2018)"
+        0.0,
+        "regularisation",
+        "weight of the penalty on the discriminator's gradient (R1, Mescheder et al. 2018); 0: none",
+        0.0,
+        1e6,
     )
-    r1_every: int = _setting(16, "regularisation", "iterations between two penalties of --r1 (Karras et al. 2020)")
+    r1_every: int = _setting(
+        16,
+        "regularisation",
+        "iterations between two penalties of --r1 (Karras et al. 2020)",
+        1,
+        _MANY,
+        unit="iterations",
+    )
 
     out: str = _setting("work/train", "output", "folder under which numbered run folders are made")
-    log_every: int = _setting(10, "output", "iterations between two log lines")
-    sample_every: int = _setting(100, "output", "iterations between two sample grids")
-    checkpoint_every: int = _setting(500, "output", "iterations between two checkpoints; one more is kept at the end")
-    keep: int = _setting(3, "output", "newest checkpoints kept, besides the best and the last healthy one")
-    evaluate_every: int = _setting(
-        500, "output", "iterations between two measurements of the images (sliced Wasserstein distance); 0: none"
+    log_every: int = _setting(10, "output", "iterations between two log lines", 1, _MANY, unit="iterations")
+    sample_every: int = _setting(100, "output", "iterations between two sample grids", 1, _MANY, unit="iterations")
+    checkpoint_every: int = _setting(
+        500,
+        "output",
+        "iterations between two checkpoints; the end of the run writes another one",
+        1,
+        _MANY,
+        unit="iterations",
     )
-    visualdl: bool = _setting(False, "output", "also write scalars, grids and graphs for VisualDL, Paddle's dashboard")
+    keep: int = _setting(
+        3, "output", "newest checkpoints kept, besides the best and the last healthy one", 1, _MANY, unit="checkpoints"
+    )
+    evaluate_every: int = _setting(
+        500,
+        "output",
+        "iterations between two evaluations of the images (sliced Wasserstein distance); 0: none",
+        0,
+        _MANY,
+        unit="iterations",
+    )
+    visualdl: bool = _setting(False, "output", "also write scalars and grids for VisualDL, Paddle's dashboard")
     on_collapse: str = _setting(
         "warn",
         "output",
-        "when all faces become one: warn, stop, or rollback to the last healthy checkpoint with fresh randomness",
-        ("warn", "stop", "rollback"),
+        "what to do when all images become one: warn, stop, or rollback (continue from the last healthy checkpoint "
+        "with other random numbers)",
+        choices=("warn", "stop", "rollback"),
     )
 
     def validate(self) -> TrainConfig:
@@ -185,17 +279,19 @@ class TrainConfig:
         return cls(**{name: float(value) if name in floats else value for name, value in values.items()})
 
 
-# help(TrainConfig) says what each setting is.
+def help_text(field: dataclasses.Field) -> str:
+    """What a setting is, its unit and its default, in one line: for --help and for help(TrainConfig)."""
+    default = field.default if field.default != "" else "empty"
+    unit = field.metadata["unit"]
+    return f"{field.metadata['help']} (default: {default}{' ' + unit if unit else ''})"
+
+
 TrainConfig.__doc__ = "\n".join(
-    [
-        TrainConfig.__doc__ or "",
-        "",
-        *(f"{f.name}: {f.metadata['help']} (default: {f.default!r})" for f in fields(TrainConfig)),
-    ]
+    [TrainConfig.__doc__ or "", "", *(f"{f.name}: {help_text(f)}" for f in fields(TrainConfig))]
 )
 
-# Settings of older runs: their names today, and those that are gone with the value at which they did nothing.
-_RENAMED = {"batch_norm_reestimate": "precise_bn"}
+# Older names of settings, and settings that are gone, with the value at which they did nothing.
+_RENAMED = {alias: f.name for f in fields(TrainConfig) for alias in f.metadata["aliases"]}
 _RETIRED = {"spectral_norm": False, "label_smoothing": 0.0}
 
 # What --preset sets; explicit flags win.
@@ -224,8 +320,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Settings that may differ between a checkpoint and the run that continues it.
 CHANGEABLE = frozenset(
-    "epochs steps device amp amp_dtype sync_bn cpu_kernels workers out log_every sample_every checkpoint_every keep "
-    "evaluate_every visualdl on_collapse".split()
+    "epochs steps device amp amp_dtype cpu_kernels deterministic sync_bn workers out log_every sample_every "
+    "checkpoint_every keep evaluate_every visualdl on_collapse".split()
 )
 
 
@@ -271,42 +367,12 @@ def with_default_data(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, data="cartoon")
 
 
-# name: (smallest, largest) allowed value
-_RANGES = {
-    "workers": (0, 256),
-    "latent_dim": (1, 65536),
-    "base_channels": (1, 1024),
-    "epochs": (1, 10**9),
-    "steps": (0, 10**9),
-    "batch_size": (1, 65536),
-    "lr": (1e-12, 1e3),
-    "lr_d": (0.0, 1e3),
-    "lr_warmup": (0, 10**9),
-    "lr_decay": (0.0, 1.0),
-    "beta1": (0.0, 0.999999),
-    "beta2": (0.0, 0.999999),
-    "d_steps": (1, 1000),
-    "g_steps": (1, 1000),
-    "ema": (0.0, 0.999999),
-    "batch_norm_momentum": (0.0, 0.999999),
-    "r1": (0.0, 1e6),
-    "r1_every": (1, 10**9),
-    "instance_noise": (0.0, 10.0),
-    "noise_steps": (1, 10**9),
-    "seed": (0, MAX_SEED),
-    "log_every": (1, 10**9),
-    "sample_every": (1, 10**9),
-    "checkpoint_every": (1, 10**9),
-    "keep": (1, 10**9),
-    "evaluate_every": (0, 10**9),
-}
-
-
 def _range_problems(config: TrainConfig) -> list[str]:
     return [
-        f"{name} must be from {low} to {high}, received {getattr(config, name)!r}"
-        for name, (low, high) in _RANGES.items()
-        if not low <= getattr(config, name) <= high  # also true for NaN
+        f"{f.name} must be from {f.metadata['low']} to {f.metadata['high']}, received {getattr(config, f.name)!r}"
+        for f in fields(config)
+        if f.metadata["low"] is not None
+        and not f.metadata["low"] <= getattr(config, f.name) <= f.metadata["high"]  # also true for NaN
     ]
 
 

@@ -6,7 +6,8 @@ import paddle
 from paddle.static import InputSpec
 
 from .config import TrainConfig
-from .device import choose_device, choose_kernels
+from .device import ComputePlan
+from .device import plan as plan_for
 from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from .networks.batch_norm import with_synchronised_statistics
 from .networks.discriminator import Discriminator
@@ -15,7 +16,6 @@ from .training.adversarial_model import AdversarialModel
 from .training.augment import Augmentation, Chain, DiffAugment, InstanceNoise
 from .training.losses import objective
 from .training.lr_schedule import WarmupAndDecay
-from .training.precision import choose_precision
 from .training.r1 import R1
 
 
@@ -26,14 +26,21 @@ class DCGAN(AdversarialModel):
         model.fit(loader, epochs=5)
         images = model.generate(seeds=range(100))  # float32 [100, 3, 64, 64] in [-1, 1]
 
-    Raises ValueError for a config that is out of range. Sets Paddle's device and random seed.
+    Args: process_group - the processes that train together.  compute - where and how to compute; None: as `plan` of
+          dcgan.device decides for the config.
+    Raises ValueError for a config that is out of range, and for what this machine lacks. Sets Paddle's device and
+    random seed.
     """
 
-    def __init__(self, config: TrainConfig = TrainConfig(), process_group: ProcessGroup = SINGLE_PROCESS):  # noqa: B008 - frozen
+    def __init__(
+        self,
+        config: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
+        process_group: ProcessGroup = SINGLE_PROCESS,
+        compute: ComputePlan | None = None,
+    ):
         config.validate()
-        device = choose_device(config.device)
-        if config.sync_bn and device == "cpu":
-            raise ValueError("--sync-bn needs GPUs: Paddle has no synchronised BatchNorm for CPUs. Leave it out.")
+        self.compute = compute or plan_for(config)
+        self.compute.apply()
         paddle.seed(config.seed)
         size = config.image_size
         momentum = config.batch_norm_momentum
@@ -54,10 +61,7 @@ class DCGAN(AdversarialModel):
             generator = with_synchronised_statistics(generator)
             discriminator = with_synchronised_statistics(discriminator)
         self.config = config
-        # Of the two that learn only: what the averaged generator draws must not depend on who trained it.
-        generator.kernels = discriminator.kernels = choose_kernels(
-            config.cpu_kernels, config.amp, config.amp_dtype, device
-        )
+        generator.kernels = discriminator.kernels = self.compute.training_kernels()
         self.prepare(
             _adam(config, config.lr, generator),
             _adam(config, config.lr_d or config.lr, discriminator),
@@ -68,7 +72,8 @@ class DCGAN(AdversarialModel):
             penalty=R1(config.r1, config.r1_every) if config.r1 else None,
             schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
             precise_bn=config.precise_bn,
-            precision=choose_precision(config.amp, config.amp_dtype, device),
+            precision=self.compute.precision,
+            sampling_kernels=self.compute.sampling_kernels(),
         )
 
 

@@ -1,15 +1,20 @@
-"""Proof on this machine that a run resumes to the bit: real processes, killed with SIGKILL at random moments.
+"""Test on this machine that a run resumes to the bit: real processes, killed with SIGKILL at random moments.
 
-`python -m dcgan.selftest CONFIG.json [RUNS]` is the child: it trains, or goes on with the newest run under RUNS.
+    python -m dcgan.selftest               three killed runs
+    python -m dcgan.selftest --kills 20
+
+Prints one line per killed run. Exits with 1 if any of them differs from the uninterrupted run.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +102,7 @@ def _killed_run(folder: Path, number: int, stream: int, last_step: int, checkpoi
 
 
 def _start(folder: Path, name: str, resume: bool = False) -> subprocess.Popen:
-    command = [sys.executable, "-m", "dcgan.selftest", "config.json", name, *(["resume"] if resume else [])]
+    command = [sys.executable, "-m", "dcgan.selftest", "--child", "config.json", name, *(["resume"] if resume else [])]
     root = str(Path(__file__).resolve().parents[1])
     search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
@@ -182,5 +187,44 @@ def _child(config_path: str, runs: str, resume: bool) -> None:
     train(config, find_checkpoint(runs) if resume else None)
 
 
+def kill_count(text: str) -> int:
+    """The argument of --kills. Raises argparse.ArgumentTypeError unless it is a whole number of at least 1."""
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, received {text!r}")
+    return int(text)
+
+
+def report(kills: int, seed: int = 0) -> int:
+    """Run `prove_resume` in a temporary folder and print one line per killed run; 1 if any of them differed, else 0."""
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="dcgan-selftest-") as folder:
+        for outcome in prove_resume(Path(folder), kills, seed):
+            failures += bool(outcome.differences)
+            verdict = f"DIFFERENT: {', '.join(outcome.differences[:5])}" if outcome.differences else "bit-identical"
+            print(f"killed {outcome.moment}; resumed from step {outcome.resumed_from}: {verdict}", flush=True)
+    print(f"{kills - failures} of {kills} killed runs ended bit-identical to the uninterrupted run")
+    return 1 if failures else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `python -m dcgan.selftest`; with --child, one of the training processes that it starts."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dcgan.selftest",
+        description="Test that a run that is killed and resumed ends bit-identical to an uninterrupted one.",
+    )
+    parser.add_argument("--kills", type=kill_count, default=3, help="runs that are killed with SIGKILL (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="sets the moments of the kills (default: 0)")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)  # CONFIG.json RUNS [resume]
+    arguments = parser.parse_args(argv)
+    if arguments.child:
+        _child(arguments.child[0], arguments.child[1], resume=arguments.child[2:] == ["resume"])
+        return 0
+    try:
+        return report(arguments.kills, arguments.seed)
+    except ProjectError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
 if __name__ == "__main__":
-    _child(sys.argv[1], sys.argv[2], resume=sys.argv[3:] == ["resume"])
+    sys.exit(main())

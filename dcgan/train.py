@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -34,6 +35,7 @@ from .config import TrainConfig
 from .data.loader import BatchLoader
 from .data.packed import PackedData
 from .data.prepare import cached_packed
+from .device import ComputePlan, plan, speed_note
 from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from .errors import CollapseError, TrainingError
 from .files import atomic_write, is_file, read_file, write_json
@@ -75,6 +77,7 @@ def train(
     if config.visualdl:
         dashboard.check_installed()
     data = process_group.rank_zero_first(lambda: packed_data(config))
+    config, compute = _compute_plan(config, process_group)
     loader = BatchLoader(
         data.images,
         config.batch_size * config.d_steps,
@@ -83,7 +86,7 @@ def train(
         rank=process_group.rank,
         processes=process_group.size,
     )
-    model = DCGAN(config, process_group)
+    model = DCGAN(config, process_group, compute)
     if process_group.size > 1:
         log.info(
             "%d processes with batches of %d: %d images per discriminator step",
@@ -95,6 +98,7 @@ def train(
             {"the checksum of the training images": np.frombuffer(data.digest.encode(), np.uint8)}
         )
     state = process_group.broadcast(restore(model, resume, config, data) if resume else {})
+    _warn_of_other_rounding(state.get("compute"), compute)
     model.sync_from_rank_zero()
     model.last_step = last_step = final_step(config, len(loader), model)
     folder = shared_folder(config, resume, process_group)
@@ -117,6 +121,28 @@ def train(
         return Result(folder.path, model.global_step, stopper.received)
     finally:
         folder.lock.release()
+
+
+def _compute_plan(config: TrainConfig, process_group: ProcessGroup) -> tuple[TrainConfig, ComputePlan]:
+    """What this process computes with, and the config with the precision that "fastest" came to: it is saved, so that
+    a resumed run has the same, and rank 0 has measured it for all."""
+    compute = plan(config) if process_group.is_rank_zero else None
+    if config.amp == "fastest":
+        config = dataclasses.replace(config, amp=process_group.broadcast(compute and compute.amp))
+    compute = compute or plan(config)
+    log.info("%s", compute.sentence())
+    note = speed_note(config, compute) if process_group.is_rank_zero else None
+    if note:
+        log.info("%s", note)
+    return config, compute
+
+
+def _warn_of_other_rounding(before: Any, compute: ComputePlan) -> None:
+    """Say so when a run goes on under a plan that rounds differently: it no longer repeats to the bit."""
+    now = compute.to_json()
+    if isinstance(before, dict) and before != now:
+        changes = [f"{name} {before.get(name)!r:.40} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
+        log.warning("From here on this run rounds differently than before: %s.", ", ".join(changes))
 
 
 class _Session(NamedTuple):
@@ -188,6 +214,7 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
             "state": records[-1]["state"] if records else "OK",
             "rollbacks": state.get("rollbacks", 0),
             "processes": process_group.size,
+            "compute": model.compute.to_json(),
             **{name: measure() for name, measure in measures.items()},
         }
 

@@ -1,12 +1,17 @@
 """Quiet Paddle, the cores shared among the test processes, and small models for every test."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # pytest-xdist starts one process per core: each computes, and lets its children compute, on its share of the cores.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 if _WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dcgan-tests-")  # what is measured once per machine
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # CUDA_VISIBLE_DEVICES=0 pytest -m gpu runs the tests marked gpu
 
 from dcgan.environment import import_paddle, thread_count

@@ -13,15 +13,16 @@ import argparse
 import dataclasses
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dcgan.config import PRESETS, TrainConfig, preset, read_config, with_default_data
+from dcgan.config import PRESETS, TrainConfig, help_text, preset, read_config, with_default_data
 from dcgan.environment import command
 from dcgan.errors import ProjectError
+from dcgan.selftest import kill_count
+from dcgan.selftest import report as report_resume
 from tools.console import add_log_level, run, start_logging
 
 BASIC = ("data", "crop", "image_size", "epochs", "steps", "batch_size")  # the fields that --help shows
@@ -59,11 +60,11 @@ def build_parser(everything: bool = False) -> argparse.ArgumentParser:
         else:
             options["type"] = type(field.default)
             options["metavar"] = None if options["choices"] else field.name.upper()
-        shown = field.default if field.default != "" else "empty"
-        help_text = f"{field.metadata['help']} (default: {shown})".replace("%", "%%")
-        if not (is_basic or everything):
-            help_text = argparse.SUPPRESS
-        group.add_argument("--" + field.name.replace("_", "-"), dest=field.name, help=help_text, **options)
+        names = ["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])]
+        shown = help_text(field).replace("%", "%%") if is_basic or everything else argparse.SUPPRESS
+        group.add_argument(names[0], dest=field.name, help=shown, **options)
+        if names[1:]:  # an older spelling works and is not advertised
+            group.add_argument(*names[1:], dest=field.name, **{**options, "help": argparse.SUPPRESS})
     basic.add_argument("--preset", choices=tuple(PRESETS), help="a named set of settings; explicit flags win")
     basic.add_argument(
         "--resume",
@@ -87,7 +88,7 @@ def build_parser(everything: bool = False) -> argparse.ArgumentParser:
         "--selftest-resume",
         nargs="?",
         const=3,
-        type=_at_least_one,
+        type=kill_count,
         metavar="KILLS",
         help=shown_with_all(
             "check on this machine that a run killed with kill -9 resumes with bit-identical results, "
@@ -104,7 +105,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     start_logging(arguments["log_level"])
 
     if arguments["selftest_resume"] is not None:
-        return _selftest(arguments["selftest_resume"], explicit.get("seed", 0))
+        return report_resume(arguments["selftest_resume"], explicit.get("seed", 0))
 
     from dcgan.environment import import_paddle
 
@@ -139,26 +140,6 @@ def _settings(arguments: dict, explicit: dict) -> tuple:
             explicit.setdefault("steps", 0)  # the latest word on the length of the run counts
         return dataclasses.replace(saved_config(found), **explicit), found
     return _new_config(arguments, explicit), None
-
-
-def _at_least_one(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, received {text!r}")
-    return int(text)
-
-
-def _selftest(kills: int, seed: int) -> int:
-    """Print one line per killed run; 1 if any of them differs from the uninterrupted run."""
-    from dcgan.selftest import prove_resume
-
-    failures = 0
-    with tempfile.TemporaryDirectory(prefix="selftest-resume-") as folder:
-        for outcome in prove_resume(Path(folder), kills, seed):
-            failures += bool(outcome.differences)
-            verdict = f"DIFFERENT: {', '.join(outcome.differences[:5])}" if outcome.differences else "bit-identical"
-            print(f"killed {outcome.moment}; resumed from step {outcome.resumed_from}: {verdict}", flush=True)
-    print(f"{kills - failures} of {kills} killed runs ended bit-identical to the uninterrupted run")
-    return 1 if failures else 0
 
 
 def _new_config(arguments: dict, explicit: dict) -> TrainConfig:

@@ -34,7 +34,7 @@ class Generator(nn.Layer):
         init: str = "normal",
     ):
         super().__init__()
-        self.kernels = PADDLE_KERNELS
+        self.kernels, self.eval_kernels = PADDLE_KERNELS, PADDLE_KERNELS
         self.latent_dim = latent_dim
         widths = [latent_dim, *reversed(hidden_channels(base_channels, image_size)), channels]
         self.depth = len(widths) - 1
@@ -56,7 +56,7 @@ class Generator(nn.Layer):
             raise ValueError(
                 f"latents must be [N, {self.latent_dim}] or [N, {self.latent_dim}, 1, 1], received {list(z.shape)}"
             )
-        kernels = self.kernels if self.training else PADDLE_KERNELS
+        kernels = self.kernels if self.training else self.eval_kernels
         x = kernels.enter(z if z.ndim == 4 else z.unsqueeze([2, 3]))  # [N, latent_dim, 1, 1]
         for i in range(1, self.depth):
             x = kernels.layer(x, getattr(self, f"conv_{i}"), getattr(self, f"bn_{i}"), "relu")

@@ -1,4 +1,4 @@
-"""Modes of a network for the length of a block: frozen, and evaluation mode."""
+"""Modes of a network for the length of a block: frozen, evaluation mode, and other kernels in evaluation mode."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 from paddle import nn
+
+from .kernels import PADDLE_KERNELS
 
 
 @contextlib.contextmanager
@@ -31,3 +33,14 @@ def evaluating(network: nn.Layer) -> Iterator[None]:
     finally:
         if was_training:
             network.train()
+
+
+@contextlib.contextmanager
+def eval_kernels(network: nn.Layer, kernels: object) -> Iterator[None]:
+    """Inside the block the network computes eval mode by `kernels`; outside, always by Paddle's own operators, which
+    can be traced, exported and differentiated."""
+    try:
+        network.eval_kernels = kernels
+        yield
+    finally:
+        network.eval_kernels = PADDLE_KERNELS

@@ -16,6 +16,7 @@ from paddle import nn
 from deploy.seeds import key
 
 from ..networks.batch_norm import running_statistics
+from ..networks.kernels import PADDLE_KERNELS
 from ..networks.modes import frozen
 from .augment import Augmentation
 from .ema import update_average
@@ -162,6 +163,7 @@ class AdversarialModel(TwoNetworkModel):
         penalty: Penalty | None = None,
         schedule: Schedule | None = None,
         precise_bn: bool = False,
+        sampling_kernels: Any = PADDLE_KERNELS,
     ) -> None:
         """Say how the networks learn. Without optimizers the model can only sample.
 
@@ -169,9 +171,10 @@ class AdversarialModel(TwoNetworkModel):
               d_steps - discriminator steps per iteration; an iteration takes d_steps batches, handed over as one.
               g_steps - generator steps per iteration.  precise_bn - whether a generator that is not averaged, too, is
               given BatchNorm statistics of its own weights before it samples or is saved; the averaged one always is.
+              sampling_kernels - what computes the generator while it samples, see dcgan.networks.kernels.
         """
         metrics = [Scalar(name, self) for name in ("loss_d", "loss_g", "score_real", "score_fake")]
-        super().prepare(generator_optimizer, discriminator_optimizer, metrics, precision, precise_bn)
+        super().prepare(generator_optimizer, discriminator_optimizer, metrics, precision, precise_bn, sampling_kernels)
         self.losses, self.d_steps, self.g_steps = losses, d_steps, g_steps
         self.augment, self.penalty, self.schedule = augment, penalty, schedule
         self._learning_rates = {name: optimizer.get_lr() for name, optimizer in self._optimizers().items()}

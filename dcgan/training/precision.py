@@ -1,7 +1,7 @@
 """Mixed precision on a GPU: the level and dtype, what is computed in half precision, and loss scaling.
 
-On a CPU half precision is a matter of the kernels (see dcgan.networks.onednn). Never run on a GPU; tests cover what is
-decided and in which order Paddle is called.
+Which of them a run has is decided in dcgan.device. On a CPU half precision is a matter of the kernels (see
+dcgan.networks.onednn). Never run on a GPU; tests cover in which order Paddle is called.
 """
 
 from __future__ import annotations
@@ -53,24 +53,3 @@ class Precision(NamedTuple):
 
 
 FLOAT32 = Precision("O0", "float32")
-
-
-def choose_precision(level: str, dtype: str, device: str) -> Precision:
-    """Resolve the flags --amp and --amp-dtype for a GPU; on a CPU precision is a matter of `choose_kernels`.
-
-    Args: level - auto, O0, O1 or O2; auto is O1 on a GPU.  dtype - auto, bfloat16 or float16; auto is bfloat16 where
-          the card computes it.  device - as `choose_device` returns it.
-    """
-    level = "O1" if level == "auto" else level
-    if device == "cpu" or level == "O0":
-        return FLOAT32
-    return Precision(level, _gpu_dtype(dtype))
-
-
-def _gpu_dtype(dtype: str) -> str:
-    has_bfloat16 = paddle.amp.is_bfloat16_supported()
-    if dtype == "bfloat16" and not has_bfloat16:
-        raise ValueError("this GPU does not compute bfloat16. Use --amp-dtype float16.")
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if has_bfloat16 else "float16"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from ..distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from ..errors import CheckpointError
 from ..files import PathLike
 from ..networks.batch_norm import precise_bn, precise_bn_latents, running_statistics
-from ..networks.modes import evaluating
+from ..networks.kernels import PADDLE_KERNELS
+from ..networks.modes import eval_kernels, evaluating
 from .ema import averaged_copy
 from .hapi import ResumableModel
 from .precision import FLOAT32, Precision
@@ -64,11 +65,13 @@ class TwoNetworkModel(ResumableModel):
         metrics: Sequence[paddle.metric.Metric] = (),
         precision: Precision = FLOAT32,
         precise_bn: bool = False,
+        sampling_kernels: Any = PADDLE_KERNELS,
     ) -> None:
         """Without optimizers the model can only sample. The arguments are those of AdversarialModel.prepare."""
         super().prepare(None, None, list(metrics), None)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.precision, self.uses_precise_bn = precision, precise_bn or self.ema_decay > 0
+        self.sampling_kernels = sampling_kernels
         self._scalers = precision.scalers(self._optimizers())
         precision.decorate([self.generator, self.discriminator], list(self._optimizers().values()))
         self._statistics_are_stale = True
@@ -90,7 +93,7 @@ class TwoNetworkModel(ResumableModel):
         """
         z = self._latents_of(np.atleast_1d(np.asarray(seeds)))
         network = self.inference_generator()
-        with evaluating(network), paddle.no_grad(), self._sampling_autocast():
+        with evaluating(network), paddle.no_grad(), self._sampling():
             parts = [network(paddle.to_tensor(z[i : i + batch_size])) for i in range(0, len(z), batch_size)]
             return np.concatenate([part.astype("float32").numpy() for part in parts])
 
@@ -104,7 +107,7 @@ class TwoNetworkModel(ResumableModel):
     def predict_batch(self, inputs: Any) -> list:
         """As `generate`, from latents instead of seeds: a list of one array."""
         self.inference_generator()
-        with self._sampling_autocast():
+        with self._sampling():
             return super().predict_batch(inputs)
 
     def inference_generator(self) -> nn.Layer:
@@ -114,15 +117,19 @@ class TwoNetworkModel(ResumableModel):
         """
         if self.uses_precise_bn and self._statistics_are_stale:
             shape = self._latent_shape()
-            with self._sampling_autocast():
+            with self._sampling():
                 precise_bn(self.network, precise_bn_latents(math.prod(shape)).reshape([-1, *shape]))
             self._statistics_are_stale = False
         return self.network
 
-    def _sampling_autocast(self) -> contextlib.AbstractContextManager:
-        """The precision that `network` needs: float32, unless its own weights are of half precision (O2)."""
+    @contextlib.contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """The kernels of sampling, and the precision that `network` needs: float32, unless its own weights are of half
+        precision (O2)."""
         weights_are_half = self.precision.level == "O2" and self.network is self.generator
-        return self.precision.autocast() if weights_are_half else contextlib.nullcontext()
+        autocast = self.precision.autocast() if weights_are_half else contextlib.nullcontext()
+        with eval_kernels(self.network, self.sampling_kernels), autocast:
+            yield
 
     def _latents_of(self, seeds: Sequence[int]) -> np.ndarray:
         shape = self._latent_shape()

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from dcgan import config as module
-from dcgan.config import CHANGEABLE, PRESETS, TrainConfig, differences, preset, read_config
+from dcgan.config import CHANGEABLE, PRESETS, TrainConfig, differences, help_text, preset, read_config
 from dcgan.networks.sizes import check_image_size
 from deploy.seeds import MAX_SEED
 
@@ -47,22 +47,41 @@ def test_config_cannot_be_changed():
 # ---- ranges ---------------------------------------------------------------------------------------------------------
 
 
+NUMBERS = sorted(name for name, f in FIELDS.items() if type(f.default) in (int, float) and name != "image_size")
+
+
 def test_every_number_has_a_range_that_holds_its_default_and_its_ends():
-    numbers = {name for name, f in FIELDS.items() if type(f.default) in (int, float)}
-    assert set(module._RANGES) == numbers - {"image_size"}
-    for name, ends in module._RANGES.items():
-        for value in ends:
+    for name in NUMBERS:
+        low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
+        assert low <= FIELDS[name].default <= high
+        for value in (low, high):
             dataclasses.replace(TrainConfig(), **{name: type(FIELDS[name].default)(value)}).validate()
 
 
-@pytest.mark.parametrize("name", sorted(module._RANGES))
+def test_what_is_no_number_has_no_range_and_no_unit():
+    for field in FIELDS.values():
+        if type(field.default) not in (int, float):
+            assert (field.metadata["low"], field.metadata["high"], field.metadata["unit"]) == (None, None, "")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 def test_number_beyond_its_range_is_named(name):
-    low, high = module._RANGES[name]
+    low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     is_float = isinstance(FIELDS[name].default, float)
     for value in (low - (0.001 if is_float else 1), high * 2 + 1):
         value = float(value) if is_float else value
         with pytest.raises(ValueError, match=f"{name} must be from .* to .*, received"):
             dataclasses.replace(TrainConfig(), **{name: value}).validate()
+
+
+def test_help_text_says_default_and_unit():
+    assert help_text(FIELDS["image_size"]).endswith(" (default: 64 pixels)")
+    assert help_text(FIELDS["data"]).endswith(" (default: empty)")
+    assert f"image_size: {help_text(FIELDS['image_size'])}" in TrainConfig.__doc__
+
+
+def test_an_older_name_of_a_setting_is_still_read():
+    assert TrainConfig.from_mapping({"batch_norm_reestimate": True}).precise_bn is True
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -1,13 +1,17 @@
+import functools
+import json
+
 import paddle
 import pytest
 
 from dcgan import device
 from dcgan import environment as quiet
-from dcgan.device import choose_device, choose_kernels
+from dcgan.config import TrainConfig
+from dcgan.device import choose_device, plan, speed_note
 from dcgan.networks.kernels import PADDLE_KERNELS
 from dcgan.networks.onednn import OneDnnUnavailableError
 from dcgan.networks.onednn.library import Processor
-from dcgan.training.precision import Precision, choose_precision
+from dcgan.training.precision import Precision
 
 
 @pytest.fixture
@@ -52,73 +56,181 @@ def test_unknown_device_is_refused_with_the_names_there_are():
         choose_device("tpu")
 
 
+def config(**settings):
+    return TrainConfig(**settings)
+
+
 @pytest.mark.parametrize(
-    ("level", "dtype", "bfloat16", "expected"),
+    ("amp", "amp_dtype", "bfloat16", "expected"),
     [
         ("auto", "auto", True, Precision("O1", "bfloat16")),
+        ("fastest", "auto", True, Precision("O1", "bfloat16")),
         ("auto", "auto", False, Precision("O1", "float16")),
         ("O2", "float16", True, Precision("O2", "float16")),
         ("O0", "auto", True, Precision("O0", "float32")),
     ],
 )
-def test_precision_on_a_gpu(pretend, level, dtype, bfloat16, expected):
+def test_precision_on_a_gpu(pretend, amp, amp_dtype, bfloat16, expected):
     pretend(bfloat16=bfloat16)
-    assert choose_precision(level, dtype, "gpu:0") == expected
+    assert plan(config(amp=amp, amp_dtype=amp_dtype)).precision == expected
 
 
 def test_bfloat16_on_a_card_without_it_is_refused(pretend):
     pretend(bfloat16=False)
     with pytest.raises(ValueError, match="does not compute bfloat16. Use --amp-dtype float16"):
-        choose_precision("O1", "bfloat16", "gpu:0")
+        plan(config(amp="O1", amp_dtype="bfloat16"))
 
 
-def test_on_a_cpu_the_engine_itself_computes_in_float32():
-    assert choose_precision("O1", "auto", "cpu") == Precision("O0", "float32")
+def test_a_plan_is_one_frozen_value_that_json_holds(pretend):
+    pretend()
+    one, other = plan(config(device="gpu:1")), plan(config(device="gpu:1"))
+    assert one == other and hash(one) == hash(other)
+    assert json.loads(json.dumps(one.to_json())) == {
+        "device": "gpu:1",
+        "kernels": "paddle",
+        "amp": "O1",
+        "dtype": "bfloat16",
+        "threads": quiet.thread_count(),
+        "deterministic": True,
+        "tf32": True,
+    }
+    assert one.sentence() == "Compute: gpu:1, O1, bfloat16, TF32 on, deterministic on"
+    assert one.training_kernels() is one.sampling_kernels() is PADDLE_KERNELS
+
+
+def test_making_a_plan_sets_nothing(pretend, monkeypatch):
+    chosen = pretend()
+    monkeypatch.setattr(paddle, "set_flags", chosen.append)
+    plan(config())
+    assert chosen == []
+
+
+@pytest.mark.parametrize(("deterministic", "amp", "tf32"), [(True, "O0", False), (False, "O1", True)])
+def test_a_gpu_is_told_to_repeat_to_the_bit_and_whether_it_may_use_tf32(pretend, monkeypatch, deterministic, amp, tf32):
+    set_up = pretend()
+    monkeypatch.setattr(paddle, "set_flags", set_up.append)
+    for library in ("cublas", "cudnn"):  # a build without CUDA has no such functions
+        switch = functools.partial(lambda name, on: set_up.append((name, on)), library)
+        monkeypatch.setattr(paddle.base.core, f"set_{library}_switch", switch, raising=False)
+    plan(config(deterministic=deterministic, amp=amp)).apply()
+    assert set_up == ["gpu:0", {"FLAGS_cudnn_deterministic": deterministic}, ("cublas", tf32), ("cudnn", tf32)]
+
+
+def test_exact_resume_and_a_search_for_the_fastest_algorithm_exclude_each_other(pretend, monkeypatch):
+    pretend()
+    monkeypatch.setenv("FLAGS_cudnn_exhaustive_search", "1")
+    with pytest.raises(ValueError, match="Unset it, or add --no-deterministic"):
+        plan(config())
+    assert plan(config(deterministic=False)).deterministic is False
+    monkeypatch.setenv("FLAGS_cudnn_exhaustive_search", "0")
+    assert plan(config()).deterministic is True
+
+
+def test_synchronised_batch_norm_on_a_cpu_is_refused():
+    with pytest.raises(ValueError, match="--sync-bn needs GPUs"):
+        plan(config(sync_bn=True, device="cpu"))
+
+
+# ---- a CPU ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def has(monkeypatch):
-    """Pretend that the processor has these, or that oneDNN is missing for a reason."""
+    """Pretend that the processor has bfloat16, so much faster than float32, or that oneDNN is missing for a reason."""
 
-    def pretend(bfloat16=True, amx=True, missing=None):
+    def pretend(bfloat16=True, speedup=1.0, missing=None):
         def answer():
             if missing:
                 raise OneDnnUnavailableError(missing)
-            return Processor(bfloat16, amx)
+            return Processor(bfloat16, amx=False)
 
         monkeypatch.setattr(device, "processor", answer)
+        monkeypatch.setattr(device, "bfloat16_speedup", lambda: speedup)
 
     return pretend
 
 
-@pytest.mark.parametrize(("name", "level", "dtype"), [("auto", "auto", "float32"), ("onednn", "O1", "bfloat16")])
-def test_a_cpu_trains_by_onednn_without_a_word(has, caplog, name, level, dtype):
-    has()
-    assert choose_kernels(name, level, "auto", "cpu").dtype == dtype and caplog.text == ""
+@pytest.mark.parametrize(("kernels", "amp", "dtype"), [("auto", "auto", "float32"), ("onednn", "O1", "bfloat16")])
+def test_a_cpu_trains_by_onednn_without_a_warning_and_samples_in_float32(has, kernels, amp, dtype):
+    has(speedup=3.0)
+    compute = plan(config(device="cpu", cpu_kernels=kernels, amp=amp))
+    assert (compute.kernels, compute.dtype, compute.warnings) == ("onednn", dtype, ())
+    assert compute.training_kernels().dtype == dtype and compute.sampling_kernels().dtype == "float32"
+    assert compute.precision == Precision("O0", "float32"), "on a CPU precision is a matter of the kernels"
+    assert compute.sentence() == f"Compute: CPU, {quiet.thread_count()} threads, oneDNN, {dtype}"
 
 
 @pytest.mark.parametrize(
-    ("processor", "arguments", "dtype", "line"),
+    ("processor", "settings", "dtype", "line"),
     [
-        ({"missing": "this processor has no AVX2"}, ("auto", "auto", "auto", "cpu"), None, "has no AVX2: training in"),
-        ({}, ("paddle", "O1", "auto", "cpu"), None, "--amp O1 has no effect"),
-        ({}, ("onednn", "auto", "auto", "gpu:0"), None, "is for CPUs"),
-        ({"bfloat16": False}, ("auto", "O1", "auto", "cpu"), "float32", "this processor has none"),
-        ({}, ("auto", "O2", "float16", "cpu"), "float32", "--amp-dtype is float16"),
-        ({"amx": False}, ("auto", "O1", "auto", "cpu"), "bfloat16", "expect no gain"),
+        ({"missing": "this processor has no AVX2"}, {}, None, "has no AVX2: training in"),
+        ({}, {"cpu_kernels": "paddle", "amp": "O1"}, None, "--amp O1 has no effect"),
+        ({"bfloat16": False}, {"amp": "O1"}, "float32", "this processor has none"),
+        ({}, {"amp": "O2", "amp_dtype": "float16"}, "float32", "--amp-dtype is float16"),
     ],
 )
-def test_what_a_machine_cannot_do_is_said_in_one_line(has, caplog, processor, arguments, dtype, line):
+def test_what_a_machine_cannot_do_is_said_in_one_line(has, caplog, processor, settings, dtype, line):
     has(**processor)
-    kernels = choose_kernels(*arguments)
+    compute = plan(config(device="cpu", **settings))
+    kernels = compute.training_kernels()
     assert (kernels is PADDLE_KERNELS) if dtype is None else (kernels.dtype == dtype)
+    compute.apply()
+    assert [record.message for record in caplog.records] == list(compute.warnings)
     assert len(caplog.records) == 1 and line in caplog.text
 
 
+def test_onednn_on_a_gpu_is_said_to_be_for_cpus(pretend):
+    pretend()
+    compute = plan(config(cpu_kernels="onednn"))
+    assert compute.kernels == "paddle" and "is for CPUs" in compute.warnings[0]
+
+
 @pytest.mark.parametrize("device_name", ["cpu", "gpu:0"])
-def test_paddles_operators_are_to_be_had_everywhere(has, caplog, device_name):
+def test_paddles_operators_are_available_everywhere(has, pretend, device_name):
+    pretend()
     has(missing="nothing here")
-    assert choose_kernels("paddle", "auto", "auto", device_name) is PADDLE_KERNELS and caplog.text == ""
+    compute = plan(config(cpu_kernels="paddle", device=device_name))
+    assert compute.training_kernels() is PADDLE_KERNELS and compute.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("processor", "settings", "amp"),
+    [
+        ({"speedup": 1.25}, {}, "O1"),
+        ({"speedup": 1.24}, {}, "O0"),
+        ({"speedup": 9.0, "bfloat16": False}, {}, "O0"),
+        ({"speedup": 9.0, "missing": "no library"}, {}, "O0"),
+        ({"speedup": 9.0}, {"cpu_kernels": "paddle"}, "O0"),
+        ({"speedup": 9.0}, {"amp_dtype": "float16"}, "O0"),
+    ],
+)
+def test_fastest_takes_bfloat16_on_a_cpu_only_where_it_was_measured_to_pay(has, processor, settings, amp):
+    has(**processor)
+    assert plan(config(device="cpu", amp="fastest", **settings)).amp == amp
+
+
+@pytest.mark.parametrize(
+    ("speedup", "amp", "note"),
+    [
+        (1.5, "auto", "Measured here: a layer is 1.50 times as fast in bfloat16. --amp O1 would use it."),
+        (1.1, "auto", None),
+        (1.5, "O0", None),
+        (1.5, "O1", None),
+        (0.8, "O1", "Measured here: a layer takes 1.25 times as long in bfloat16. --amp O0 would be faster."),
+    ],
+)
+def test_a_word_about_speed_rests_on_the_measurement(has, speedup, amp, note):
+    has(speedup=speedup)
+    asked = config(device="cpu", amp=amp)
+    assert speed_note(asked, plan(asked)) == note
+
+
+def test_without_bfloat16_nothing_is_measured(has, monkeypatch):
+    has(bfloat16=False)
+    monkeypatch.setattr(device, "bfloat16_speedup", lambda: pytest.fail("measured"))
+    asked = config(device="cpu", amp="auto")
+    assert speed_note(asked, plan(asked)) is None
+    assert plan(config(device="cpu", amp="fastest")).amp == "O0"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 library.py      finds and checks the library           primitives.py   its calculations, on addresses
 layers.py       the networks' layers made of them, with their gradients, on Paddle's tensors
+speed.py        whether bfloat16 is faster than float32 here
 """
 
 from .layers import OneDnnKernels

@@ -1,4 +1,4 @@
-"""The layers of both networks on oneDNN: convolution, BatchNorm of the batch and activation in one autograd node.
+"""The layers of both networks on oneDNN: convolution, BatchNorm and activation in one autograd node.
 
 Between the layers images stay NHWC and, if asked, bfloat16; weights, their gradients and BatchNorm's statistics are
 float32 and Paddle's own, so that optimizers, checkpoints and export see no difference.
@@ -18,10 +18,11 @@ from .primitives import NCHW, NHWC, describe, reorder
 
 
 class OneDnnKernels:
-    """Drop-in for `networks.PaddleKernels`, for training on a CPU.
+    """Drop-in for `networks.PaddleKernels`, for training and generating on a CPU.
 
     Args: dtype - of the images between the layers, "float32" or "bfloat16".
-    Gradients of gradients are not defined: a penalty on gradients needs Paddle's own operators.
+    Gradients of gradients are not defined: a penalty on gradients needs Paddle's own operators. Nor are gradients
+    through a BatchNorm in eval mode.
     """
 
     def __init__(self, dtype: str = "float32"):
@@ -35,9 +36,10 @@ class OneDnnKernels:
         return _Enter.apply(images, self.dtype)
 
     def layer(self, x: paddle.Tensor, conv: nn.Layer, norm: nn.Layer | None, activation: str | None) -> paddle.Tensor:
-        """activation(norm(conv(x))), images NHWC; as Paddle's BatchNorm, moves the running statistics.
+        """activation(norm(conv(x))), images NHWC.
 
-        A convolution with a bias has no norm behind it.
+        As Paddle's BatchNorm, `norm` uses and moves its statistics by its own mode, and its forward pre-hooks see its
+        input as NCHW. A convolution with a bias has no norm behind it.
         """
         scale, shift = (norm.weight, norm.bias) if norm is not None else (None, conv.bias)
         return _Layer.apply(x, conv.weight, scale, shift, conv, norm, activation, self.dtype)
@@ -77,11 +79,16 @@ class _Layer(PyLayer):
         y = ctx.convolve.forward(x, weight)
         shape = _channels_first(y.shape)
         ctx.norm = primitives.batch_norm(shape, dtype, norm._epsilon) if norm is not None else None
+        ctx.is_eval = norm is not None and not norm.training
         ctx.activation = primitives.activation(activation, shape, dtype) if activation else None
         ctx.has_bias = norm is None and shift is not None
         if ctx.has_bias:
             y.add_(shift.astype(dtype))
-        if ctx.norm:
+        if norm is not None:
+            _call_pre_hooks(norm, y, dtype)
+        if ctx.is_eval:
+            ctx.norm.infer(*_addresses(y, y, norm._mean, norm._variance, scale, shift))
+        elif ctx.norm:
             ctx.before_norm, y = y, paddle.empty_like(y)
             ctx.mean, ctx.variance = paddle.empty_like(scale), paddle.empty_like(scale)
             ctx.norm.forward(*_addresses(ctx.before_norm, y, ctx.mean, ctx.variance, scale, shift))
@@ -93,6 +100,8 @@ class _Layer(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> tuple:
+        if ctx.is_eval:
+            raise RuntimeError("oneDNN kernels have no gradient through BatchNorm in eval mode: use PADDLE_KERNELS")
         # In place: the next layer or _Leave has made this gradient, and nobody else sees it.
         if ctx.activation:
             ctx.activation.backward(*_addresses(ctx.result, gradient))
@@ -147,6 +156,13 @@ class _Convolve:
         large, small = (gradient, x) if self.transposed else (x, gradient)
         self._conv.backward_weights(large.data_ptr(), small.data_ptr(), result.data_ptr())
         return result
+
+
+def _call_pre_hooks(norm: nn.Layer, y: paddle.Tensor, dtype: str) -> None:
+    """What a call of `norm` would do first: precise_bn measures so. A hook that changes its input is refused."""
+    for hook in norm._forward_pre_hooks.values():
+        if hook(norm, (_to_nchw(y, dtype),)) is not None:
+            raise NotImplementedError("a hook before BatchNorm may look at its input and not change it")
 
 
 @paddle.no_grad()

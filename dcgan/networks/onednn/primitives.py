@@ -19,8 +19,8 @@ from .library import Handle, call, create, engine, library, stream
 
 _DTYPES = {"bfloat16": 2, "float32": 3}  # dnnl_data_type_t
 ANY, VECTOR, MATRIX, NCHW, NHWC = 1, 2, 3, 5, 22  # dnnl_format_tag_t: any, a, ab, abcd, acdb
-_TRAINING, _BACKWARD, _DIRECT = 64, 128, 1  # dnnl_prop_kind_t, dnnl_alg_kind_t
-_SCALE_AND_SHIFT = 2 | 4  # dnnl_normalization_flags_t
+_TRAINING, _INFERENCE, _BACKWARD, _DIRECT = 64, 96, 128, 1  # dnnl_prop_kind_t, dnnl_alg_kind_t
+_GIVEN_STATISTICS, _SCALE_AND_SHIFT = 1, 2 | 4  # dnnl_normalization_flags_t
 _SOURCE, _DESTINATION, _WEIGHTS = 1, 17, 33  # DNNL_ARG_*
 _MEAN, _VARIANCE, _SCALE, _SHIFT, _SCALE_GRADIENT, _SHIFT_GRADIENT = 49, 50, 51, 52, 255, 256
 _GRADIENT = 128  # DNNL_ARG_DIFF_x is so much more than DNNL_ARG_x, but for scale and shift
@@ -175,18 +175,21 @@ class _Weighted:
 
 
 class BatchNorm:
-    """BatchNorm in training mode over images NHWC of `shape` = (N, C, H, W), and its backward pass."""
+    """BatchNorm over images NHWC of `shape` = (N, C, H, W): `forward` and `backward` by the statistics of the batch,
+    `infer` by given ones, which may write in place."""
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: str, epsilon: float):
         image, vector = describe(shape, dtype, NHWC), describe((shape[1],), "float32", VECTOR)
         make = "dnnl_batch_normalization_{}_primitive_desc_create".format
         settings = (ctypes.c_float(epsilon), _SCALE_AND_SHIFT)
+        given = (ctypes.c_float(epsilon), _GIVEN_STATISTICS | _SCALE_AND_SHIFT)
         forward = create(make("forward"), engine(), _TRAINING, image, image, *settings, None)
+        infer = create(make("forward"), engine(), _INFERENCE, image, image, *given, None)
         backward = create(make("backward"), engine(), _BACKWARD, image, image, image, *settings, forward, None)
         statistics = [(_MEAN, vector), (_VARIANCE, vector)]
-        self.forward = Primitive(
-            forward, [(_SOURCE, image), (_DESTINATION, image), *statistics, (_SCALE, vector), (_SHIFT, vector)]
-        )
+        vectors = [*statistics, (_SCALE, vector), (_SHIFT, vector)]
+        self.forward = Primitive(forward, [(_SOURCE, image), (_DESTINATION, image), *vectors])
+        self.infer = Primitive(infer, [(_SOURCE, image), (_DESTINATION, image), *vectors])
         self.backward = Primitive(
             backward,
             [
