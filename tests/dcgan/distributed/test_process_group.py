@@ -16,7 +16,7 @@ from dcgan import train as runs
 from dcgan.callbacks.metrics_log import read_records
 from dcgan.checkpoints.checkpoint import list_checkpoints, read_checkpoint
 from dcgan.distributed.process_group import SINGLE_PROCESS, init_process_group
-from dcgan.runs.find_checkpoint import find_checkpoint
+from dcgan.runs.find_checkpoint import find_checkpoint, run_folders
 from dcgan.selftest import TIMES
 from deploy.seeds import bits
 
@@ -105,7 +105,7 @@ def test_each_process_draws_latents_of_its_own_and_the_first_those_of_a_process_
     _, zero, one = together
     alone = runs.DCGAN(tiny_config)
     alone.global_step = 5
-    eight = alone._draw(8).numpy().sum(axis=1).tolist()
+    eight = alone._sample_latents(8).numpy().sum(axis=1).tolist()
     assert zero["draws"] + one["draws"] == eight and len(set(eight)) == 8
 
 
@@ -174,7 +174,7 @@ def test_a_difference_between_the_processes_stops_both_before_a_checkpoint_and_n
     for seen in (zero, one):
         assert "discriminator/conv_2.weight of process 1 differs" in seen["planted difference"]
         assert "step-00000002" in seen["planted difference"]  # spoiled in the third iteration, found at the fourth
-    newest = runs.run_folders(folder / "work" / "train")[-1]
+    newest = run_folders(folder / "work" / "train")[-1]
     assert [p.name for p in list_checkpoints(newest / "checkpoints")] == ["step-00000002"]
 
 
