@@ -85,6 +85,7 @@ def train(
         config.flip,
         rank=process_group.rank,
         processes=process_group.size,
+        as_uint8=not compute.is_cpu,  # on a CPU the loader's thread scales while the step computes
     )
     model = DCGAN(config, process_group, compute)
     if process_group.size > 1:

@@ -22,7 +22,7 @@ import onnxruntime
 import paddle
 
 from dcgan.checkpoints.params import write_params
-from dcgan.device import choose_device
+from dcgan.device import allow_tf32, choose_device
 from dcgan.files import PathLike, atomic_write
 from dcgan.images import to_uint8
 from dcgan.networks.batch_norm import BATCH_SIZE, LATENT_COUNT
@@ -137,6 +137,7 @@ def export_params(out: PathLike = OUT, config: ExportConfig = ExportConfig()) ->
 def _prepare(config: ExportConfig) -> tuple[Source, BatchNormChange | None, str]:
     """Networks from disk, in eval mode, on the device, with the statistics that will be exported."""
     device = "gpu" if choose_device(config.device).startswith("gpu") else "cpu"
+    allow_tf32(False)  # the trained network is the reference of parity
     source = load_source(config.checkpoint, config.networks)
     weights = source.checkpoint
     step = "" if weights["step"] is None else f", step {weights['step']}"

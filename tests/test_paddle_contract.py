@@ -1,5 +1,6 @@
 """What the engine relies on in paddle.Model beyond its documentation; a red test here means: read hapi again."""
 
+import importlib
 import inspect
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from dcgan import DCGAN
 from dcgan.data.loader import BatchLoader
+from dcgan.training.precision import HALF_PRECISION_OPERATORS
 
 
 def test_this_is_the_paddle_that_the_engine_was_written_for():
@@ -71,6 +73,30 @@ def test_optimizer_slots_can_be_made_before_the_first_step():
 def test_batch_norm_statistics_count_as_parameters_without_gradient():
     norm = paddle.nn.BatchNorm2D(3)
     assert sorted(name for name, p in norm.named_parameters() if p.stop_gradient) == ["_mean", "_variance"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_mixed_precision_covers_the_convolutions_of_both_networks_only_with_our_addition(dtype, level):
+    """By the lists that auto_cast itself makes of Paddle's and the custom ones."""
+    update = importlib.import_module("paddle.amp.auto_cast")._update_list
+    paddles_own, _ = update(None, None, level, dtype)
+    assert "conv2d" in paddles_own
+    assert "conv2d_transpose" not in paddles_own, "Paddle has it now: HALF_PRECISION_OPERATORS may go"
+    white, black = update(set(HALF_PRECISION_OPERATORS), None, level, dtype)
+    assert {"conv2d", "conv2d_transpose"} <= white
+    assert not {"conv2d", "conv2d_transpose"} & black
+
+
+def test_this_build_has_the_switches_that_a_plan_sets_on_a_gpu_if_it_is_built_for_cuda():
+    """A CPU build has none of them, which is why a plan sets them only on a GPU."""
+    has_cuda = paddle.is_compiled_with_cuda()
+    assert hasattr(paddle.base.core, "set_cudnn_switch") == hasattr(paddle.base.core, "set_cublas_switch") == has_cuda
+    if has_cuda:
+        assert "FLAGS_cudnn_deterministic" in paddle.get_flags("FLAGS_cudnn_deterministic")
+    else:
+        with pytest.raises(ValueError, match="FLAGS_cudnn_deterministic cannot set"):
+            paddle.set_flags({"FLAGS_cudnn_deterministic": True})
 
 
 @pytest.mark.gpu

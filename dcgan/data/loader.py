@@ -21,13 +21,15 @@ _ORDER, _MIRROR = 1, 2  # which stream of the seed a number is drawn from
 
 
 class BatchLoader:
-    """Iterating gives the batches of one epoch: lists of one float32 array [batch_size, 3, S, S] in [-1, 1].
+    """Iterating gives the batches of one epoch: lists of one array [batch_size, 3, S, S], float32 in [-1, 1].
 
     Args: images - uint8 [N, 3, S, S], may be memory-mapped; kept, not copied.  batch_size - at most N; the last,
           smaller batch of an epoch is left out.  seed - sets the order and the mirroring.  flip - mirror each image
           left to right with probability 1/2.  prefetch - batches made ahead by a thread; 0: none, no thread.
           rank, processes - this is loader `rank` of `processes`: batch i of all of them together is what batch i of
           one loader with `processes` times the batch size holds, and no image comes twice in an epoch.
+          as_uint8 - whether batches stay uint8 levels 0 .. 255, a quarter of the bytes on the way to a GPU, which
+          scales them to the same float32 bits; see `check_images` of dcgan.training.hapi.
     Raises ValueError when there are fewer images than one batch of all holds, or a batch holds none.
     """
 
@@ -40,9 +42,10 @@ class BatchLoader:
         prefetch: int = 2,
         rank: int = 0,
         processes: int = 1,
+        as_uint8: bool = False,
     ):
         self._length = batches_per_epoch(len(images), batch_size * processes)
-        self._rank, self._processes = rank, processes
+        self._rank, self._processes, self.as_uint8 = rank, processes, as_uint8
         self.images, self.batch_size, self.seed, self.flip, self.prefetch = images, batch_size, seed, flip, prefetch
         self.epoch, self.position = 0, 0
 
@@ -68,7 +71,7 @@ class BatchLoader:
             chosen = order[share * self.batch_size : (share + 1) * self.batch_size]
             # sorted: neighbours in the file are read together; a batch is a set, its inner order teaches nothing
             chosen = np.sort(chosen)
-            batch = to_float(self.images[chosen])
+            batch = np.asarray(self.images[chosen]) if self.as_uint8 else to_float(self.images[chosen])
             if self.flip:
                 mirrored = bits(np.array([key(self.seed, _MIRROR, epoch, share)]), len(batch))[0] >> np.uint32(31) == 1
                 batch[mirrored] = batch[mirrored, :, :, ::-1]

@@ -47,7 +47,7 @@ class AdversarialModel(TwoNetworkModel):
     def train_batch(self, inputs: Sequence[Any], labels: Any = None, update: bool = True) -> list:
         """One iteration: `d_steps` steps of the discriminator, then `g_steps` of the generator.
 
-        Args: inputs - one field: real images, float32 [d_steps * N, C, H, W] in [-1, 1].
+        Args: inputs - one field: real images [d_steps * N, C, H, W], float32 in [-1, 1] or uint8.
         Returns an empty list; `scalars` holds what happened, still on the device.
         """
         real_batches = self._begin_iteration(inputs)

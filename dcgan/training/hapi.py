@@ -139,12 +139,17 @@ def read_scalars(
 
 
 def check_images(inputs: Any, spec: InputSpec, multiple_of: int = 1) -> paddle.Tensor:
-    """The one field of a batch as a tensor [N, ...]. Raises ValueError, naming both shapes, when it does not fit
-    `spec`, and when N is not a multiple of `multiple_of`."""
+    """The one field of a batch as a tensor [N, ...] of the dtype of `spec`. uint8 levels become floats in [-1, 1] on
+    the device, the bits of `dcgan.images.to_float`.
+
+    Raises ValueError, naming both shapes, when it does not fit `spec`, and when N is not a multiple of `multiple_of`.
+    """
     fields = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if len(fields) != 1:
         raise ValueError(f"a batch must be one field of images, received {len(fields)} fields")
     images = fields[0] if isinstance(fields[0], paddle.Tensor) else paddle.to_tensor(np.asarray(fields[0]))
+    if images.dtype == paddle.uint8 and spec.dtype == paddle.float32:
+        images = images.astype("float32") * (1 / 127.5) - 1.0
     expected = list(spec.shape)
     shape_fits = len(images.shape) == len(expected) and all(
         n in (-1, None) or n == m for n, m in zip(expected, images.shape)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcgan.data.loader import BatchLoader
-from dcgan.images import to_uint8
+from dcgan.images import to_float, to_uint8
 
 
 @pytest.fixture
@@ -293,3 +293,11 @@ def test_processes_continue_in_the_middle_of_an_epoch_and_mirror_each_in_its_own
 def test_a_batch_of_all_processes_larger_than_the_data_is_refused(numbered):
     with pytest.raises(ValueError, match="a batch of 60 needs at least 60 images, received 50"):
         BatchLoader(numbered, 20, processes=3)
+
+
+def test_uint8_batches_are_the_levels_of_the_float_ones_mirrored_alike(numbered):
+    floats = epoch_of(BatchLoader(numbered, 8, seed=3, flip=True))
+    levels = epoch_of(BatchLoader(numbered, 8, seed=3, flip=True, as_uint8=True))
+    assert {batch.dtype for batch in levels} == {np.dtype(np.uint8)} and np.concatenate(levels).max() == 197
+    assert same([to_float(batch) for batch in levels], floats)
+    assert 0 < np.concatenate([is_mirrored(batch) for batch in levels]).mean() < 1

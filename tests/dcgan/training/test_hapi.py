@@ -7,6 +7,7 @@ from paddle.static import InputSpec
 
 from dcgan import AdversarialModel
 from dcgan.data.loader import BatchLoader
+from dcgan.images import to_float
 from dcgan.training import hapi
 from dcgan.training.hapi import read_scalars
 
@@ -74,3 +75,13 @@ def test_static_mode_is_refused():
             AdversarialModel(None, None, InputSpec([None, 1], "float32", "z"), InputSpec([None, 1], "float32", "x"))
     finally:
         paddle.disable_static()
+
+
+def test_uint8_images_are_scaled_on_the_device_to_the_bits_of_the_loader(images):
+    levels = np.resize(np.arange(256, dtype=np.uint8), images.shape)
+    spec = InputSpec([None, 3, 16, 16], "float32", "image")
+    np.testing.assert_array_equal(hapi.check_images([levels], spec).numpy(), to_float(levels))
+    with pytest.raises(ValueError, match=r"must be float32 .*, received int32"):
+        hapi.check_images([levels.astype(np.int32)], spec)
+    with pytest.raises(ValueError, match=r"must be uint8 .*, received float32"):  # a spec of another dtype is kept
+        hapi.check_images([levels.astype(np.float32)], InputSpec([None, 3, 16, 16], "uint8", "image"))

@@ -1,7 +1,11 @@
+import contextlib
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
 
+from dcgan import DCGAN
 from dcgan.distributed.process_group import ProcessGroup
 from dcgan.training.precision import Precision
 
@@ -66,8 +70,6 @@ def test_scalers_are_saved_and_restored(scaled, tmp_path):
 
 
 def test_bfloat16_needs_no_scaler_and_casts_both_networks_but_not_the_losses(linear, monkeypatch):
-    import contextlib
-
     casts = []
 
     @contextlib.contextmanager
@@ -93,3 +95,51 @@ def test_o2_decorates_both_networks_with_both_optimizers(linear, monkeypatch):
     model.prepare(sgd_g, sgd_d, precision=Precision("O2", "bfloat16"))
     assert calls[0]["models"] == [model.generator, model.discriminator]
     assert calls[0]["optimizers"] == [sgd_g, sgd_d] and calls[0]["level"] == "O2" and calls[0]["master_weight"]
+
+
+# ---- O2: which weights sample, and which are averaged ---------------------------------------------------------------
+
+
+@pytest.fixture
+def o2(monkeypatch, tiny_config):
+    """o2(ema) -> a model prepared for O2, its networks left as they are, and the list of forwards of `network` as
+    (inside auto_cast, training)."""
+    inside, forwards = [], []
+
+    @contextlib.contextmanager
+    def auto_cast(**arguments):
+        inside.append(arguments)
+        yield
+        inside.pop()
+
+    monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
+    monkeypatch.setattr(paddle.amp, "decorate", lambda **_: None)
+
+    def build(ema):
+        model = DCGAN(dataclasses.replace(tiny_config, ema=ema))
+        optimizers = model.generator_optimizer, model.discriminator_optimizer
+        model.prepare(*optimizers, precision=Precision("O2", "bfloat16"), precise_bn=True)
+        model.network.register_forward_pre_hook(lambda net, _: forwards.append((bool(inside), net.training)))
+        return model, forwards
+
+    return build
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_under_o2_half_precision_weights_sample_inside_auto_cast_and_the_float32_average_outside(o2, ema):
+    model, forwards = o2(ema)
+    model.generate([0, 1])
+    statistics = len(forwards) - 1
+    model.predict_batch([paddle.randn([2, 8])])
+    assert statistics >= 2, "precise_bn has run the generator too"
+    assert forwards == [(not ema, False)] * (statistics + 2)
+
+
+def test_under_o2_the_average_follows_the_float32_masters_not_the_rounded_weights(o2, images):
+    model, _ = o2(0.9)
+    weight, average = model.generator.conv_1.weight, model.network.conv_1.weight.numpy()
+    master = paddle.full(weight.shape, 0.123456789)
+    model.generator_optimizer._master_weights = {weight.name: master}
+    model._end_iteration()
+    np.testing.assert_allclose(model.network.conv_1.weight.numpy(), 0.1 * average + 0.9 * master.numpy(), rtol=1e-6)
+    assert model.network.conv_1.weight.dtype == paddle.float32
