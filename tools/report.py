@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a run's report anew, or one page that shows several runs side by side. Training writes `report.html` itself."""
+"""Show training runs: a gallery of all, the report of one, or several side by side. Training writes reports itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dcgan.runs.gallery import write_gallery
 from dcgan.runs.report import find_run, write_comparison, write_report
 from tools.console import add_log_level, run, start_logging
 
+RUNS = Path("work/train")
 EXAMPLES = """examples:
-  python tools/report.py --open                            the newest run under work/train, in the browser
-  python tools/report.py work/train/00003-cartoon
+  python tools/report.py --open                            all runs under work/train, in the browser
+  python tools/report.py work/train/00003-cartoon --open   one run
   python tools/report.py --compare work/train/00000-cartoon work/train/00001-cartoon --open
 """
 
@@ -28,19 +30,18 @@ def parser() -> argparse.ArgumentParser:
         "run",
         nargs="?",
         type=Path,
-        default=Path("work/train"),
         metavar="RUN",
-        help="a run folder, or a folder of runs: its newest (default: work/train)",
+        help="a run folder, or a folder of runs: its newest (default: a gallery of the runs under work/train)",
     )
-    flags.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="one page of these runs instead")
+    flags.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="these runs side by side on one page")
     flags.add_argument(
         "--out",
         type=Path,
         default=Path("work/compare.html"),
         metavar="FILE",
-        help="where the page of --compare goes; that of one run lies in its folder (default: work/compare.html)",
+        help="file for --compare; the report of one run is in its folder (default: work/compare.html)",
     )
-    flags.add_argument("--open", action="store_true", help="show the page in the browser")
+    flags.add_argument("--open", action="store_true", help="open the page in the browser")
     add_log_level(flags)
     return flags
 
@@ -51,11 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     start_logging(arguments.log_level)
     if arguments.compare:
         path = write_comparison([find_run(folder) for folder in arguments.compare], arguments.out)
-    else:
+    elif arguments.run:
         path = write_report(find_run(arguments.run))
+    else:
+        find_run(RUNS)  # raises where there is none
+        path = write_gallery(RUNS)
     print(path)
     if arguments.open and not webbrowser.open(path.resolve().as_uri()):
-        print("no browser found here: open that file yourself", file=sys.stderr)
+        print("No browser found: open this file yourself.", file=sys.stderr)
     return 0
 
 

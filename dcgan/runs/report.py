@@ -1,7 +1,7 @@
 """`report.html`: everything a run folder shows, on one page that needs nothing beside it. Reads files, never Paddle.
 
-This module collects and the page, `report.html` beside it, draws. What a folder lacks, or holds damaged, is left out
-or named on the page; all text reaches it as JSON data, never as markup.
+This module collects the data and the page, `report.html` beside it, shows it. Missing files are left out, damaged
+ones are listed on the page; all text reaches it as JSON data, never as markup.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_report(folder: PathLike, records: Sequence[Record] | None = None) -> P
     Args: records - those of `metrics.jsonl`, if the caller has them.
     """
     path = Path(folder) / REPORT_FILE
-    _write_page(path, [collect(folder, records)])
+    write_page(path, [collect(folder, records)])
     return path
 
 
@@ -62,7 +62,7 @@ def write_comparison(folders: Sequence[PathLike], path: PathLike) -> Path:
     if len({run["name"] for run in runs}) < len(runs):  # work/a/00000-cartoon and work/b/00000-cartoon
         for run, folder in zip(runs, folders):
             run["name"] = "/".join(Path(folder).resolve().parts[-2:])
-    _write_page(path, runs)
+    write_page(path, runs)
     return path
 
 
@@ -108,10 +108,11 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
     }
 
 
-def _write_page(path: Path, runs: list[dict[str, Any]]) -> None:
+def write_page(path: Path, runs: list[dict[str, Any]], template: Path = _PAGE) -> None:
+    """Write `template` with `runs`, JSON values, in the place of its word __RUNS__; atomically."""
     # "<" is the only character with which text could leave a script element.
     data = json.dumps(runs, allow_nan=False).replace("<", "\\u003c")
-    page = _PAGE.read_text("utf-8").replace("__RUNS__", data)
+    page = template.read_text("utf-8").replace("__RUNS__", data)
     with atomic_write(path, "w") as stream:
         stream.write(page)
 

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,17 @@ def runs(work_folder):
     return folders
 
 
-def test_without_arguments_the_newest_run_gets_its_report(runs, capsys):
+def test_without_arguments_all_runs_are_listed_newest_first_and_every_link_leads_to_a_report(runs, capsys):
     assert report.main([]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == Path("work/train/index.html")
+    links = re.findall(r'"report": "([^"]+)"', page.read_text("utf-8"))
+    assert links == ["00001-faces/report.html", "00000-faces/report.html"]
+    assert all((page.parent / link).is_file() for link in links)
+
+
+def test_a_folder_of_runs_means_its_newest(runs, capsys):
+    assert report.main(["work/train"]) == 0
     assert capsys.readouterr().out.strip().endswith("00001-faces/report.html")
     assert (runs[1] / "report.html").is_file() and not (runs[0] / "report.html").exists()
 
@@ -38,7 +48,7 @@ def test_open_shows_the_page_and_says_so_where_there_is_no_browser(runs, monkeyp
     monkeypatch.setattr(report.webbrowser, "open", lambda address: bool(shown.append(address)))
     assert report.main([str(runs[0]), "--open"]) == 0
     assert shown == [(runs[0] / "report.html").resolve().as_uri()]
-    assert "no browser found" in capsys.readouterr().err
+    assert "No browser found" in capsys.readouterr().err
 
 
 def test_a_folder_without_runs_is_an_error(work_folder):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dcgan.images import grid, with_title, write_png
+from dcgan.runs.gallery import write_gallery
 from dcgan.runs.report import write_comparison, write_report
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -113,7 +114,46 @@ def test_a_run_without_records_is_not_called_healthy_nor_its_faces_clickable(tmp
     run = tmp_path / "00000-a"
     run.mkdir()
     (text,) = opened(write_report(run), "return [document.getElementById('page').textContent];", tmp_path)
-    assert "no sample grids" in text and "OK throughout" not in text and "Click a face" not in text
+    assert "There are no sample grids" in text and "OK throughout" not in text and "Click a face" not in text
+
+
+def test_the_rows_of_an_evaluation_are_words_in_both_languages_and_checksums_are_folded(make_run, tmp_path):
+    run = make_run("00000-faces")
+    report = {
+        "figures": {"swd": 30.0, "swd_64": 40.0, "nearest_ratio": 1.1},
+        "protocol": {"version": 1, "n_real": 500, "crop": "tutorial", "data": "0123456789abcdef", "features": None},
+        "target": {"kind": "checkpoint", "pixels_sha256": "f" * 64},
+    }
+    (run / "evaluate.json").write_text(json.dumps(report))
+    script = """
+      const sections = () => [...document.querySelectorAll('section')];
+      const table = () => sections().find((s) => s.querySelector('td')?.closest('.pair'));
+      const labels = (all) => [...table().querySelectorAll(all)].map((tr) => tr.cells[0].textContent);
+      const english = labels('tr'), folded = labels('details tr');
+      document.querySelector('.language').click();
+      return { english, folded, chinese: labels('tr') };
+    """
+    found = opened(write_report(run), script, tmp_path)
+    assert found["english"][:2] == ["sliced Wasserstein distance, mean", "sliced Wasserstein distance, 64 pixels"]
+    assert len(found["english"]) == 10 and not [label for label in found["english"] if "_" in label or "." in label]
+    assert found["folded"] == ["version", "data", "pixels sha256"]
+    assert found["chinese"][:2] == ["sliced Wasserstein 距离，平均", "sliced Wasserstein 距离，64 像素"]
+
+
+def test_the_gallery_lists_runs_with_image_and_figures_in_both_languages(make_run, tmp_path):
+    make_run("00000-a"), (tmp_path / "00001-b<i>").mkdir()
+    script = """
+      const cards = () => [...document.querySelectorAll('a')].map((a) =>
+        [a.getAttribute('href'), a.querySelector('h2').textContent, a.querySelectorAll('img').length, a.textContent]);
+      const english = cards(); document.querySelector('button').click();
+      return { english, chinese: cards() };
+    """
+    found = opened(write_gallery(tmp_path), script, tmp_path)
+    assert [card[:3] for card in found["english"]] == [
+        ["00001-b<i>/report.html", "00001-b<i>", 0],
+        ["00000-a/report.html", "00000-a", 1],
+    ]
+    assert "step200" in found["english"][1][3] and "步数200" in found["chinese"][1][3]
 
 
 def test_hostile_text_stays_text_and_what_is_missing_is_said(tmp_path):
@@ -127,4 +167,4 @@ def test_hostile_text_stays_text_and_what_is_missing_is_said(tmp_path):
     script = "return [window.hit ?? 0, document.querySelectorAll('img, #page b b').length, document.body.textContent];"
     hit, made, text = opened(write_report(run), script, tmp_path)
     assert hit == 0 and made == 0 and text.count("onerror='window.hit=1'") >= 5
-    assert "no sample grids" in text and "tools/evaluate.py --checkpoint" in text
+    assert "There are no sample grids" in text and "tools/evaluate.py --checkpoint" in text
