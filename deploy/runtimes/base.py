@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32  # larger ones are no faster on a CPU, and cost memory
 _PACKAGES = {"onnxruntime": "onnxruntime", "paddle": "paddlepaddle==3.2.2", "openvino": "openvino"}  # module -> package
-_FIELD_1_LENGTH_8 = re.compile(rb"(\x0a|\x8a\x80*\x00)(\x08|\x88\x80*\x00)$", re.DOTALL)
 
 
 class Runtime:
@@ -87,16 +85,6 @@ def import_library(module: str) -> Any:
         raise ModelError(f"{module} is not installed. Run `python -m pip install {_PACKAGES[module]}`.") from error
     except ImportError as error:
         raise ModelError(f"{module} is installed but cannot be imported: {one_line(error)}") from error
-
-
-def refuse_external_data(model: bytes) -> None:
-    """Raise ModelError if a tensor of an ONNX file says where else its weights are: runtimes open any such file.
-
-    It does so with a protobuf string "location" in field 1, whose tag and length have more than one valid spelling.
-    """
-    found = re.finditer(b"location", model)
-    if any(_FIELD_1_LENGTH_8.search(model[max(0, m.start() - 20) : m.start()]) for m in found):
-        raise ModelError("the model keeps weights in other files, which nobody checked. Export the model again.")
 
 
 def choose_device(device: str, has_gpu: bool) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from deploy.manifest import ModelError, Signature
-from deploy.runtimes.base import Runtime, choose_device, cores, import_library, one_line, refuse_external_data
+from deploy.model_check import check_onnx
+from deploy.runtimes.base import Runtime, choose_device, cores, import_library, one_line
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uin
 class OnnxRuntime(Runtime):
     """An ONNX model. Raises ModelError if onnxruntime is missing, refuses the model, or finds another signature in it.
 
-    Args: model - the file's content; weights kept in other files ("external data") are refused.
+    Args: model - the file's content; of the form that `tools/export.py` writes, see deploy/model_check.py.
           device - auto, cpu or gpu.  threads - 0 for every core.
     """
 
@@ -26,7 +27,7 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, model: bytes, signature: Signature, device: str = "auto", threads: int = 0):
         ort = import_library("onnxruntime")
-        refuse_external_data(model)
+        check_onnx(model)
         super().__init__(signature, choose_device(device, "CUDAExecutionProvider" in ort.get_available_providers()))
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or cores()

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from deploy.manifest import ModelError, Signature
-from deploy.runtimes.base import Runtime, choose_device, cores, import_library, refuse_external_data
+from deploy.model_check import check_onnx
+from deploy.runtimes.base import Runtime, choose_device, cores, import_library
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class OpenVino(Runtime):
         self, model: bytes, signature: Signature, device: str = "auto", threads: int = 0, precision: str = "fp32"
     ):
         openvino = import_library("openvino")
-        refuse_external_data(model)
+        check_onnx(model)
         super().__init__(signature, choose_device(device, has_gpu=False))
         # said even for fp32: left alone, OpenVINO takes bfloat16 wherever the processor has it
         wanted = {"fp32": "f32", "bf16": "bf16"}[precision]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from deploy.manifest import ModelError, Signature
+from deploy.model_check import check_paddle
 from deploy.runtimes.base import Runtime, choose_device, cores, import_library, one_line
 
 # How Paddle's C++ errors arrive: InvalidArgument, NotFound and Fatal, External, ResourceExhausted, ...
@@ -37,6 +38,7 @@ class PaddleInference(Runtime):
     ):
         if device != "cpu":  # TF32 is a default of NVIDIA's libraries, which read this when they start
             os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        check_paddle(program, parameters)
         paddle = _import_paddle()
         has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
         super().__init__(signature, choose_device(device, has_gpu))

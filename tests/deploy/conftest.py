@@ -92,9 +92,9 @@ def generator_bytes(weights, name="z", out="image", batch="batch", tail=(3, SIZE
 
 def discriminator_bytes() -> bytes:
     """logit = 5 x mean of the image."""
-    weights = np.full((3 * SIZE * SIZE, 1), 5 / (3 * SIZE * SIZE), np.float32)
-    nodes = [helper.make_node("Flatten", ["image"], ["x"]), helper.make_node("MatMul", ["x", "w"], ["logit"])]
-    constants = [numpy_helper.from_array(weights, "w")]
+    weights = np.full((1, 3, SIZE, SIZE), 5 / (3 * SIZE * SIZE), np.float32)
+    nodes = [helper.make_node("Conv", ["image", "w"], ["x"]), helper.make_node("Squeeze", ["x", "axes"], ["logit"])]
+    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([2, 3]), "axes")]
     return _model(nodes, constants, ("image", ["batch", 3, SIZE, SIZE]), ("logit", ["batch", 1]))
 
 

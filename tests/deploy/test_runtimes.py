@@ -187,7 +187,7 @@ def test_images_of_another_precision_are_of_another_model(export):
 @needs_openvino
 @pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 100], ids=["empty", "text", "zeros"])
 def test_what_is_no_model_is_one_sentence_in_openvino_too(content):
-    with pytest.raises(ModelError, match="OpenVINO cannot load the model: (?!Exception from)") as caught:
+    with pytest.raises(ModelError, match="the ONNX file is not one of our exports: ") as caught:
         OpenVino(content, SIGNATURE)
     assert "\n" not in str(caught.value)
 
@@ -257,7 +257,7 @@ def test_a_paddle_program_that_is_not_what_the_manifest_says_is_refused(tmp_path
 @pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 100], ids=["empty", "text", "zeros"])
 def test_what_is_no_model_is_one_sentence_though_its_checksum_is_right(export, content):
     path = export.folder / "generator.onnx"
-    with pytest.raises(ModelError, match="onnxruntime cannot load the model|the model's input is") as caught:
+    with pytest.raises(ModelError, match="the ONNX file is not one of our exports: ") as caught:
         OnnxRuntime(content, SIGNATURE, device="cpu")
     assert "\n" not in str(caught.value)
     path.write_bytes(path.read_bytes()[:-100])
@@ -288,8 +288,10 @@ def test_a_model_cannot_pull_in_other_files(export, make_generator, monkeypatch)
     content = make_generator(export.weights, external=True)
     key, other_spellings = b"\x0a\x08location", (b"\x8a\x00\x08location", b"\x0a\x88\x80\x00location")
     assert content.count(key) == 1
-    for spelling in (key, *other_spellings):
-        with pytest.raises(ModelError, match="keeps weights in other files"):
+    with pytest.raises(ModelError, match="keeps weights in other files"):
+        OnnxRuntime(content, SIGNATURE, device="cpu")
+    for spelling in other_spellings:  # these make the messages around them longer than they say
+        with pytest.raises(ModelError, match="is not one of our exports"):
             OnnxRuntime(content.replace(key, spelling), SIGNATURE, device="cpu")
     innocent = onnx.load_model_from_string(make_generator(export.weights))
     innocent.graph.name = innocent.producer_name = "location"

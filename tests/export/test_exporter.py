@@ -323,12 +323,12 @@ def test_a_spoiled_paddle_program_is_named(refused, monkeypatch):
 def test_a_uint8_model_that_rounds_otherwise_is_named(refused, monkeypatch):
     with_uint8 = onnx_graph.with_uint8
 
-    def floor(model, signature):
+    def cut_off(model, signature):
         model = with_uint8(model, signature)
-        next(n for n in model.graph.node if n.name == "round").op_type = "Floor"
+        next(n for n in model.graph.node if n.name == "round").op_type = "Relu"
         return model
 
-    monkeypatch.setattr(onnx_graph, "with_uint8", floor)
+    monkeypatch.setattr(onnx_graph, "with_uint8", cut_off)
     message = refused(uint8=True)
     assert "generator-uint8.onnx in onnxruntime: " in message and "not the float model's, rounded" in message
 
