@@ -21,7 +21,7 @@ import paddle
 
 from deploy.seeds import key
 
-from .callbacks import visualdl as dashboard
+from .callbacks import visualdl
 from .callbacks.checkpointing import CheckpointSaver, ParamsSaver, last_healthy
 from .callbacks.metrics_log import History, Recorder
 from .callbacks.plots import LossPlot, ReportWriter
@@ -75,7 +75,7 @@ def train(
     """
     config.validate()
     if config.visualdl:
-        dashboard.check_installed()
+        visualdl.check_installed()
     data = process_group.rank_zero_first(lambda: packed_data(config))
     config, compute = _compute_plan(config, process_group)
     loader = BatchLoader(
@@ -225,7 +225,7 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
     reporter = ReportWriter(config.sample_every, folder.path, records)
     written = [LossPlot(config.sample_every, records, folder.loss_plot), ParamsSaver(folder.params), reporter]
     if config.visualdl and process_group.is_rank_zero:
-        board = dashboard.Dashboard(config.sample_every, last_step, folder.path)
+        board = visualdl.VisualDLWriter(config.sample_every, last_step, folder.path)
         shown.append(board.scalars)
         written.append(board)
     callbacks = [

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import sys
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from dcgan import DCGAN
 from dcgan import train as runs
-from dcgan.callbacks import visualdl as dashboard
+from dcgan.callbacks import visualdl as module
 from dcgan.callbacks.metrics_log import read_records
 from dcgan.checkpoints.checkpoint import list_checkpoints, read_checkpoint
 from dcgan.data.loader import BatchLoader
@@ -38,28 +37,24 @@ def read(folder, kind):
     return {tag: reader.get_data(kind, tag) for tag in tags}
 
 
-def test_scalars_grids_and_graphs_of_a_run_are_written(config, visualdl):
+def test_scalars_and_grids_of_a_run_are_written(config, visualdl):
     run = runs.train(config).folder
     scalars = read(run / "visualdl", "scalar")
     records = read_records(run / "metrics.jsonl")
     assert [point.id for point in scalars["train/loss_d"]] == [2, 4, 6] == [r["step"] for r in records]
     assert [point.value for point in scalars["train/loss_d"]] == pytest.approx([r["loss_d"] for r in records])
     images = read(run / "visualdl", "image")
-    assert [point.id for point in images["faces"]] == [0, 3, 6] and len(images["training_images"]) == 1
-    for network, layer in (("generator", "conv2d_transpose"), ("discriminator", "conv2d")):
-        (path,) = (run / "visualdl" / network).glob("vdlgraph.*")
-        kinds = [node["type"] for node in json.loads(path.read_text())["nodes"]]
-        assert kinds.count(layer) == 3  # 16 x 16 pixels
+    assert [point.id for point in images["samples"]] == [0, 3, 6] and len(images["training_images"]) == 1
+    assert [path.name for path in (run / "visualdl").iterdir()] == ["vdlrecords.training.log"]
 
 
 def test_a_resumed_run_goes_on_in_the_same_file(config, visualdl):
     first = runs.train(dataclasses.replace(config, steps=4)).folder
     runs.train(config, find_checkpoint(first))
     assert [point.id for point in read(first / "visualdl", "scalar")["train/loss_g"]] == [2, 4, 6]
-    assert len(list((first / "visualdl" / "generator").glob("vdlgraph.*"))) == 1
 
 
-def test_the_dashboard_changes_no_bit_of_the_run(config, visualdl):
+def test_visualdl_changes_no_bit_of_the_run(config, visualdl):
     with_it, without = (runs.train(dataclasses.replace(config, visualdl=on)).folder for on in (True, False))
     a, b = (read_checkpoint(list_checkpoints(run / "checkpoints")[-1]).groups for run in (with_it, without))
     assert a.keys() == b.keys()
@@ -83,7 +78,7 @@ def test_paddles_own_callback_works_with_the_engine(tiny_config, images, tmp_pat
 
 
 def test_a_missing_package_is_said_before_anything_is_made(config, work_folder, monkeypatch):
-    monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "visualdl", None)
     with pytest.raises(ProjectError, match="pip install visualdl"):
         runs.train(config)
