@@ -57,7 +57,10 @@ def restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, dat
         if type(extra.get(name)) not in (int, float, type(None)):
             raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
     if extra.get("data") != data.identity and saved.data == config.data:
-        problems.append(f"data: the images of {config.data} are not those that it was trained on")
+        problems.append(
+            f"data: the images of {config.data} are not those that it was trained on (files were added, changed or "
+            "removed; or they are CMYK or of 16 bits, which versions before 2 of the packed format decoded otherwise)"
+        )
     if problems:
         raise CheckpointError(
             f"{found.folder} was trained with other settings and cannot be continued: {'; '.join(problems)}. "

@@ -1,32 +1,34 @@
 """Bytes of a stranger's image -> RGB pixels, whole or refused. JPEG, PNG, WebP and BMP; the name plays no part.
 
-OpenCV decodes; this file looks at the container first, because OpenCV alone takes half a JPEG for an image (4.x),
-allocates whatever size a header names, and prints about damage on the screen instead of reporting it.
+Pillow decodes. Its file classes are called directly, because `Image.open` warns on the screen about large images and
+has a limit of its own; ours is checked here, before a pixel is decoded. jpeg.py finds the damage that Pillow lets pass.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import struct
-import threading
-import zlib
-from collections.abc import Iterator
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TypeVar
 
-import cv2
 import numpy as np
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import DataError
+from .jpeg import JpegScans
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a stranger's source may cost; what is beyond is refused by name. tools/prepare.py has a flag for each."""
 
-    max_pixels: int = 100_000_000  # width x height of one image; decoding takes 6 to 16 bytes each
+    max_pixels: int = 100_000_000  # width x height of one image; decoding takes 4 to 16 bytes each
     max_file_bytes: int = 256 * 2**20  # one image file, unpacked
     max_zip_ratio: int = 100  # unpacked to packed size of an archive entry of more than 1 MiB
 
@@ -34,39 +36,24 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a container says before anything is decoded. `pixels` is the part of the file that the decoder needs."""
-
-    width: int
-    height: int
-    pixels: bytes
-    has_alpha: bool = False
-    orientation: int = 1  # EXIF: 1 is upright
-    is_progressive: bool = False  # JPEG
-
-
 def decode_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """RGB pixels, uint8 [H, W, 3], of a whole JPEG, PNG, WebP or BMP file, turned upright as its EXIF orientation says.
 
-    Grey and palette become RGB, 16 bits become 8, CMYK is converted, an alpha channel (PNG, WebP) is laid over white,
-    an animated PNG gives its still image. Raises DataError, which does not know the file's name, for what is empty,
-    of another kind, truncated, damaged, an animated WebP, or beyond `limits`: sizes are checked before memory is taken.
+    Grey and palette become RGB, 16 bits become 8, CMYK is converted, transparent pixels are laid over white, an
+    animated PNG gives its still image. Raises DataError, which does not know the file's name, for what is empty, of
+    another kind, truncated, damaged, an animated WebP, or beyond `limits`: sizes are checked before memory is taken.
     """
     if len(data) > limits.max_file_bytes:
         raise beyond(f"{len(data)} bytes", limits.max_file_bytes, "--max-file-bytes", len(data))
-    header = read_header(data)
-    if header.width < 1 or header.height < 1:
-        raise DataError(f"damaged: its header says {header.width} x {header.height} pixels")
-    count = header.width * header.height
-    if count > limits.max_pixels:
-        raise beyond(f"{header.width} x {header.height} pixels", limits.max_pixels, "--max-pixels", count)
-    image = _decode(header.pixels, header.has_alpha)
-    if image.shape[:2] != (header.height, header.width):
-        raise DataError("damaged: its header and its content disagree about its size")
-    if data.startswith(_JPEG) and _lacks_content(header, image):
-        raise DataError("truncated JPEG: the content ends before the image does")
-    return np.ascontiguousarray(_upright(image, header.orientation))
+    file_class = _file_class(data)
+    if file_class is JpegImageFile:
+        return _decode_jpeg(data, limits)
+    image = _open(file_class, data, limits)
+    if file_class is WebPImageFile and image.is_animated:
+        raise DataError("an animated WebP: a still image is expected")
+    if file_class is PngImageFile:  # all its checksums: decoding looks at those before the pixels only
+        _guarded(file_class, _open(file_class, data, limits).verify)
+    return _upright(_load(image), image.info.get("exif", b""))
 
 
 def beyond(what: str, limit: int, flag: str, needed: int) -> DataError:
@@ -75,228 +62,152 @@ def beyond(what: str, limit: int, flag: str, needed: int) -> DataError:
     return DataError(f"{what}, more than the limit {limit}; to allow it: {allow}")
 
 
-def read_header(data: bytes) -> Header:
-    """Size, alpha and orientation of an image file. Raises DataError if of another kind, or if its end is missing."""
+def _file_class(data: bytes) -> type[ImageFile.ImageFile]:
     if not data:
         raise DataError("empty file")
-    for magic, reader in ((_JPEG, _jpeg), (_PNG, _png), (b"RIFF", _webp), (b"BM", _bmp)):
-        if data.startswith(magic):
-            try:
-                return reader(data)
-            except (struct.error, IndexError):
-                raise DataError("truncated: the file ends too early") from None
+    for file_class, start, form in (
+        (JpegImageFile, b"\xff\xd8", b""),
+        (PngImageFile, b"\x89PNG\r\n\x1a\n", b""),
+        (WebPImageFile, b"RIFF", b"WEBP"),
+        (BmpImageFile, b"BM", b""),
+    ):
+        if data.startswith(start) and data[8:12].startswith(form):
+            return file_class
     raise DataError("not a JPEG, PNG, WebP or BMP image")
 
 
-def _decode(data: bytes, has_alpha: bool) -> np.ndarray:
-    """RGB uint8 [H, W, 3] by OpenCV, not yet turned: which kinds it would turn depends on its version."""
-    flags = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise DataError("damaged: OpenCV cannot decode it")
-    if image.ndim == 3 and image.shape[2] == 4:
-        return _over_white(image)
-    if has_alpha:  # a transparent grey, say, that this OpenCV gives without its alpha
-        return _decode(data, has_alpha=False)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _over_white(bgra: np.ndarray) -> np.ndarray:
-    """RGB uint8 from BGRA of 8 or 16 bits: what is behind transparent pixels is arbitrary and must not be learned."""
-    scale = np.float32(1.0 / np.iinfo(bgra.dtype).max)
-    rgb = np.empty((*bgra.shape[:2], 3), np.uint8)
-    pixels, result = bgra.reshape(-1, 4), rgb.reshape(-1, 3)
-    for start in range(0, len(pixels), _BLOCK):  # all at once would take 30 bytes of floats for each pixel
-        block = pixels[start : start + _BLOCK]
-        alpha = block[:, 3:] * scale
-        over = block[:, 2::-1] * (scale * 255) * alpha + (1 - alpha) * 255
-        result[start : start + _BLOCK] = np.rint(over)
-    return rgb
-
-
-_BLOCK = 1 << 16  # pixels
-
-
-def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """The [H, W, 3] view turned by its EXIF orientation: 5 to 8 swap the axes, then 2..8 mirror some of them."""
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
+def _open(file_class: type[ImageFile.ImageFile], data: bytes, limits: Limits) -> ImageFile.ImageFile:
+    """The file with its size known and small enough, nothing decoded."""
+    image = _guarded(file_class, lambda: file_class(_Stream(data)))
+    _check_size(image.size, limits)
     return image
 
 
-# --- containers: each reader walks to the end of its file, so that a truncated one is found whatever the decoder says
-
-_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")  # passes over stuffing, fill bytes and restarts
-_MAX_BLOCKS = 100_000  # segments or chunks: a file of empty ones would keep this walk busy for minutes
-
-
-def _jpeg(data: bytes) -> Header:
-    width = height = 0
-    orientation, is_progressive, position = 1, False, 2
-    for _ in range(_MAX_BLOCKS):
-        found = _JPEG_MARKER.search(data, position)
-        if found is None:
-            raise DataError("truncated JPEG: the end marker is missing")
-        marker, position = found.group(1)[0], found.end()
-        if marker == 0xD9:
-            return Header(width, height, data[:position], False, orientation, is_progressive)
-        length = struct.unpack_from(">H", data, position)[0]
-        if marker in _JPEG_FRAMES and not width:
-            height, width = struct.unpack_from(">HH", data, position + 3)
-            is_progressive = marker & 3 == 2
-        elif marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 8 : position + length])
-        position += length
-    raise DataError(f"damaged JPEG: more than {_MAX_BLOCKS} segments")
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise DataError(f"damaged: its header says {width} x {height} pixels")
+    if width * height > limits.max_pixels:
+        raise beyond(f"{width} x {height} pixels", limits.max_pixels, "--max-pixels", width * height)
 
 
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+def _load(image: ImageFile.ImageFile) -> np.ndarray:
+    return _guarded(type(image), lambda: _to_rgb(image))
 
 
-def _lacks_content(header: Header, image: np.ndarray) -> bool:
-    """Whether a JPEG with an end marker has less content than its header promises: a file cut, then closed by a tool.
-
-    libjpeg fills up with one colour where the content ends, and tells nobody but the screen. So where the last corner
-    is of one colour (one CelebA image in 20; progressive ones: always), the file is decoded once more with other
-    bytes before its end marker: a whole image never reads them.
-    """
-    corner = image[-1, -8:].tobytes()
-    if not header.is_progressive and corner != corner[:3] * (len(corner) // 3):
-        return False
-    return not np.array_equal(_decode(header.pixels[:-2] + _FILLER + header.pixels[-2:], has_alpha=False), image)
-
-
-_FILLER = bytes(range(255)) * 16  # begins with 0, so that an 0xff before it stays content
-
-
-def _png(data: bytes) -> Header:
-    """Only the chunks that carry pixels are kept: the others make libpng print, and may unpack to any size."""
-    width, height, colour = struct.unpack_from(">II x B", data, 16)
-    kept, position, orientation, has_alpha = [_PNG], len(_PNG), 1, colour in (4, 6)
-    for _ in range(_MAX_BLOCKS):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        body, end = position + 8, position + 12 + length
-        if end > len(data):
-            raise DataError("truncated PNG: its last chunk is incomplete")
-        if (kind == b"IHDR") != (position == len(_PNG)):
-            raise DataError("damaged PNG: its header is not where it belongs")
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            if struct.unpack_from(">I", data, end - 4)[0] != zlib.crc32(memoryview(data)[position + 4 : end - 4]):
-                raise DataError(f"damaged PNG: the checksum of its {kind.decode()} chunk is wrong")
-            kept.append(data[position:end])
-            has_alpha |= kind == b"tRNS"
-        elif kind == b"eXIf":
-            orientation = _exif_orientation(data[body : body + length])
-        if kind == b"IEND":
-            return Header(width, height, b"".join(kept), has_alpha, orientation)
-        position = end
-    raise DataError(f"damaged PNG: more than {_MAX_BLOCKS} chunks")
-
-
-def _webp(data: bytes) -> Header:
-    size, form = struct.unpack_from("<I4s", data, 4)
-    if form != b"WEBP":
-        raise DataError("not a JPEG, PNG, WebP or BMP image")
-    if 8 + size > len(data):
-        raise DataError("truncated WebP: the file is shorter than its header says")
-    width = height = 0
-    orientation, has_alpha, position = 1, False, 12
-    while position + 8 <= 8 + size:
-        kind, length = struct.unpack_from("<4sI", data, position)
-        body = data[position + 8 : position + 8 + length]
-        if kind == b"VP8X":
-            if body[0] & 2:
-                raise DataError("an animated WebP: a still image is expected")
-            has_alpha, width, height = bool(body[0] & 16), _uint24(body, 4) + 1, _uint24(body, 7) + 1
-        elif kind == b"VP8 " and not width:
-            width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", body, 6))
-        elif kind == b"VP8L" and not width:
-            packed = struct.unpack_from("<I", body, 1)[0]
-            width, height, has_alpha = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1, bool(packed >> 28 & 1)
-        elif kind == b"EXIF":
-            orientation = _exif_orientation(body[6:] if body.startswith(b"Exif\0\0") else body)
-        position += 8 + length + length % 2
-    return Header(width, height, data, has_alpha, orientation)
-
-
-def _uint24(data: bytes, position: int) -> int:
-    return int.from_bytes(data[position : position + 3], "little")
-
-
-def _bmp(data: bytes) -> Header:
-    start, header_bytes = struct.unpack_from("<II", data, 10)
-    if header_bytes == 12:
-        width, height, bits, compression = (*struct.unpack_from("<HHxxH", data, 18), 0)
-    else:
-        width, height, bits, compression = struct.unpack_from("<iixxHI", data, 18)
-    height = abs(height)  # negative: stored from the top
-    row_bytes = (width * bits + 31) // 32 * 4
-    if compression in (0, 3) and start + row_bytes * height > len(data):
-        raise DataError("truncated BMP: it has fewer pixels than its header says")
-    return Header(width, height, data)
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """1 .. 8 from an EXIF block; 1 (upright) where it says nothing usable, as viewers do."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
+def _guarded(file_class: type[ImageFile.ImageFile], work: Callable[[], T]) -> T:
+    """work(), with whatever Pillow raises about a damaged file as a DataError: it names no set of exceptions."""
     try:
-        directory = struct.unpack_from(order + "I", tiff, 4)[0]
-        for i in range(struct.unpack_from(order + "H", tiff, directory)[0]):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * i)
-            if tag == 0x0112:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:  # a damaged EXIF block says nothing about the pixels
-        return 1
-    return 1
+        return work()
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"damaged or truncated {file_class.format}: {error or type(error).__name__}") from error
 
 
-# --- the screen
+class _Stream(io.BytesIO):
+    """One file as Pillow reads it. Ends the walk over a file of nothing but empty parts, which would take minutes."""
 
-_cv2_logging = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved setLogLevel there
-_NOISE = (
-    *(b"Corrupt JPEG data", b"Premature end of JPEG", b"Inconsistent progression sequence", b"Invalid SOS parameters"),
-    *(b"Warning: unknown JFIF revision", b"Unknown Adobe color transform", b"Application transferred too many"),
-    *(b"libpng ", b"imdecode_(", b"\n"),
-)
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._reads += 1
+        if self._reads > _MAX_READS:
+            raise DataError(f"damaged: going through its parts takes more than {_MAX_READS} reads")
+        return super().read(size)
 
 
-@contextlib.contextmanager
-def quiet_decoders() -> Iterator[TextIO]:
-    """Keep what the image libraries print about damaged images off the screen while the block runs.
+_MAX_READS = 1_000_000  # a second or two
 
-    libjpeg and libpng write to file descriptor 2 whatever OpenCV's log level is, so the descriptor itself is filtered,
-    for the whole process: their lines are dropped, all others are passed on. Yields a text stream to the screen that is
-    not filtered, for a progress bar.
+
+def _decode_jpeg(data: bytes, limits: Limits) -> np.ndarray:
+    """As decode_image. libjpeg fills up what is missing and skips what is too much, and says so only by warnings, which
+    Pillow does not hand on; so other bytes are put where the content ends, which a whole image does not need."""
+    scans = JpegScans(data)
+    _check_size(scans.size, limits)
+    if scans.is_one_pass and scans.mode:
+        image = _decode_one_pass(scans)
+        if image:
+            return _upright(_to_rgb(image), scans.exif)
+    pixels, padded = (_load(_open(JpegImageFile, file, limits)) for file in (data, scans.padded()))
+    if not np.array_equal(padded, pixels):
+        raise DataError("truncated JPEG: the content ends before the image does")
+    return _upright(pixels, scans.exif)
+
+
+def _decode_one_pass(scans: JpegScans) -> Image.Image | None:
+    """The decoded image, or None where its pixels do not tell whether all of them are there.
+
+    Pillow's decoder is called as its JpegImageFile calls it: that class takes as long to read the header as the
+    decoder for a face of 178 x 218, and it does not say how much of the file has been used.
     """
-    log_level = _cv2_logging.setLogLevel(0)
-    screen = os.dup(2)
-    read_end, write_end = os.pipe()
-    os.dup2(write_end, 2)
-    os.close(write_end)
-    thread = threading.Thread(target=_pass_on, args=(read_end, screen), daemon=True)
-    thread.start()
+    image = Image.new(scans.mode, scans.size)
+    decoder = Image._getdecoder(scans.mode, "jpeg", (scans.mode, ""))
     try:
-        with open(screen, "w", closefd=False, errors="replace") as stream:
-            yield stream
+        decoder.setimage(image.im, (0, 0, *scans.size))
+        begin, rest = scans.portions()
+        used, failed = decoder.decode(begin)
+        if used >= 0 and not _has_last_row(image):
+            used, failed = decoder.decode(begin[used:] + rest)
+        elif not failed:
+            raise DataError("damaged JPEG: the image is complete before its content ends")
+        if failed:
+            raise DataError("damaged JPEG: it cannot be decoded")
     finally:
-        os.dup2(screen, 2)  # the last writer of the pipe is gone: the thread sees its end
-        thread.join(timeout=5)
-        os.close(screen)
-        _cv2_logging.setLogLevel(log_level)
+        decoder.cleanup()
+    return image if used < 0 or _has_last_row(image) else None
 
 
-def _pass_on(read_end: int, screen: int) -> None:
-    with open(read_end, "rb") as lines:
-        for line in lines:
-            if not line.startswith(_NOISE):
-                os.write(screen, line)
+def _has_last_row(image: Image.Image) -> bool:
+    """Whether anything but the zeros of a new image is in the last row, which comes last out of a decoder."""
+    return image.im.crop((0, image.height - 1, *image.size)).getbbox() is not None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """The decoded pixels as RGB uint8 [H, W, 3]."""
+    image.load()
+    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow's own conversion would cut off at 255
+        grey = np.asarray(image).astype(np.uint16)
+        eight_bits = np.where(grey == image.info.get("transparency"), 255, grey >> 8).astype(np.uint8)
+        return np.repeat(eight_bits[..., None], 3, axis=2)
+    rgb = image
+    if image.has_transparency_data:  # what is behind transparent pixels is arbitrary and must not be learned
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(rgba, mask=rgba)
+    elif image.mode != "RGB":
+        rgb = image.convert("RGB")
+    return np.frombuffer(rgb.tobytes("raw", "RGB"), np.uint8).reshape(image.height, image.width, 3)
+
+
+def _upright(pixels: np.ndarray, exif: bytes) -> np.ndarray:
+    """[H, W, 3] turned by its EXIF orientation: 5 to 8 swap the axes, then 2..8 mirror some of them.
+
+    On the array: ImageOps.exif_transpose also rewrites the rest of the EXIF block, and so fails where that is damaged.
+    """
+    orientation = _orientation(exif)
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _orientation(exif: bytes) -> int:
+    """1 .. 8; 1 (upright) where the EXIF block says nothing usable, as viewers do."""
+    if not exif:
+        return 1
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        orientation = block.get(_ORIENTATION_TAG, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels; Pillow names no set of exceptions
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+_ORIENTATION_TAG = 0x0112  # EXIF 2.3

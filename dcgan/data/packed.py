@@ -19,7 +19,8 @@ import numpy as np
 from ..errors import DataError
 from ..files import PathLike
 
-FORMAT, FORMAT_VERSION = "packed pictures", 1  # the version goes up when the same source would give other pixels
+FORMAT, FORMAT_VERSION = "packed images", 2  # the version goes up when the same source would give other pixels
+_FORMATS = (FORMAT, "packed pictures")  # version 1: OpenCV's decoder; in CMYK and 16 bits a level may differ
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def is_packed(data: str) -> bool:
 
 
 def open_packed(path: PathLike) -> PackedData:
-    """The packed pictures of a .npy, mapped read only, after a whole pass for their digest (about 1 GB/s).
+    """The packed images of a .npy, mapped read only, after a whole pass for their digest (about 1 GB/s).
 
     With our JSON beside it, everything the JSON says is checked; a stranger's .npy is accepted if it is uint8
     [N, 3, S, S] in C order. Raises DataError if not, or if the file is missing or damaged. Nothing in it is executed.
@@ -113,7 +114,7 @@ def read_info(path: Path) -> dict:
         info = json.loads(info_path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return info if isinstance(info, dict) and info.get("format") == FORMAT else {}
+    return info if isinstance(info, dict) and info.get("format") in _FORMATS else {}
 
 
 def _digest(images: np.ndarray) -> str:

@@ -17,6 +17,7 @@ import platform
 import re
 import shutil
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,12 +27,13 @@ from typing import IO, TypeVar
 
 import cv2
 import numpy as np
+import PIL
 from tqdm import tqdm
 
 from ..environment import thread_count
 from ..errors import DataError
 from ..files import PathLike, atomic_write, write_json
-from .decode import DEFAULT_LIMITS, Limits, quiet_decoders
+from .decode import DEFAULT_LIMITS, Limits
 from .packed import (
     FORMAT,
     FORMAT_VERSION,
@@ -174,6 +176,8 @@ def _prepare(
 def _reusable(out: Path, claim: dict) -> PackedData | None:
     """What is at `out` if it was made from the same source with the same settings and is whole, else None."""
     info = read_info(out)
+    if out.exists() and info and (info["format"], info.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        logger.warning("%s was packed by an earlier version of this project: preparing it again.", out)
     if not out.exists() or any(info.get(name) != value for name, value in claim.items()):
         return None
     try:
@@ -187,7 +191,8 @@ def _pack(
     source: Source, out: Path, claim: dict, workers: int, limits: Limits, progress: Progress | None
 ) -> PackedData:
     with atomic_write(out) as stream:
-        with _reporting(progress, len(source)) as report:
+        with _reporting(progress, len(source)) as report, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged EXIF blocks; damaged pixels are errors
             count, digest, rejected = _write_rows(stream, source, claim["settings"], workers, limits, report)
         if not count:
             raise DataError(f"none of the {len(source)} files of {source.label} is a usable image: {_told(rejected)}")
@@ -197,7 +202,12 @@ def _pack(
             "image_size": claim["settings"]["image_size"],
             "sha256": digest,
             "rejected": rejected,
-            "created_by": {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__},
+            "created_by": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "pillow": PIL.__version__,
+                "opencv": cv2.__version__,
+            },
         }
         stream.flush()
         os.fsync(stream.fileno())
@@ -283,12 +293,11 @@ def _in_order(function: Callable[[int], T], count: int, workers: int) -> Iterato
 @contextlib.contextmanager
 def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
     """What to call with (done, total): the caller's function, or a bar of our own."""
-    with quiet_decoders() as screen:
-        if progress:
-            yield progress
-            return
-        with tqdm(total=total, desc="preparing", unit=" images", file=screen, disable=None) as bar:
-            yield lambda done, total: bar.update()
+    if progress:
+        yield progress
+        return
+    with tqdm(total=total, desc="preparing", unit=" images", disable=None) as bar:
+        yield lambda done, total: bar.update()
 
 
 @contextlib.contextmanager

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zlib
 
@@ -16,17 +13,11 @@ import pytest
 from PIL import Image
 
 from dcgan.data import decode
-from dcgan.data.decode import Limits, decode_image, quiet_decoders
+from dcgan.data.decode import Limits, decode_image
 from dcgan.errors import DataError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 CORNERS = (RED, GREEN, BLUE, WHITE)  # of `quarters`: top left, top right, bottom left, bottom right
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    with quiet_decoders():
-        yield
 
 
 def quarters(height=48, width=32):
@@ -134,26 +125,13 @@ def test_alpha_is_laid_over_white(kind):
     assert tuple(decoded[0, 8]) == (244, 224, 204)  # 0.2 x colour + 0.8 x 255
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("shape", [(300, 701), (1, 200_001), (70_000, 1)])
-def test_alpha_over_white_is_the_same_to_the_bit_however_it_is_cut_up(dtype, shape):
-    bgra = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (*shape, 4), dtype, endpoint=True)
-    scale = np.float32(1.0 / np.iinfo(dtype).max)
-    alpha = bgra[..., 3:] * scale
-    expected = np.rint(bgra[..., 2::-1] * (scale * 255) * alpha + (1 - alpha) * 255).astype(np.uint8)
-    assert np.array_equal(decode._over_white(bgra), expected)
-
-
-@pytest.mark.parametrize("shape", [(1000, 2000), (1, 2_000_000)])
-def test_alpha_takes_no_more_memory_than_the_image(shape):
-    bgra = np.zeros((*shape, 4), np.uint16)
-    tracemalloc.start()
-    try:
-        decode._over_white(bgra)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 3 * 2_000_000 + 4 * 2**20  # the result and a block of floats; 60 MB all at once
+def test_alpha_over_white_is_rounded_to_the_nearest():
+    rgba = np.random.default_rng(1).integers(0, 256, (300, 301, 4), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(rgba).save(stream, "PNG")
+    alpha = rgba[..., 3:].astype(np.float64) / 255
+    expected = np.rint(rgba[..., :3] * alpha + (1 - alpha) * 255)
+    assert np.array_equal(decode_image(stream.getvalue()), expected)
 
 
 def test_transparent_palette_entry_is_laid_over_white():
@@ -189,6 +167,7 @@ def test_png_and_webp_are_turned_upright_too():
     assert corners(decode_image(png)) == corners(decode_image(webp)) == list(UPRIGHT[6])
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("block", [b"", b"MM\0*", exif(9), exif(6)[:12], b"II*\0" + b"\xff" * 20])
 def test_unusable_exif_means_upright(block):
     decoded = decode_image(jpeg_with(b"Exif\0\0" + block, save(quarters(), "JPEG", quality=95)))
@@ -199,7 +178,11 @@ def test_unusable_exif_means_upright(block):
 def test_a_file_cut_anywhere_is_refused(kind):
     whole = KINDS[kind]
     assert decode_image(whole).shape == (61, 47, 3)
-    cuts = {*range(0, len(whole), max(1, len(whole) // 60)), *range(len(whole) - 20, len(whole))}
+    needless = {"bmp": 3, "bmp palette": 1}.get(
+        kind, 4 if kind.startswith("png") else 0
+    )  # row padding; IEND's checksum
+    end = len(whole) - needless
+    cuts = {*range(0, end, max(1, len(whole) // 60)), *range(end - 20, end)}
     for cut in sorted(cuts):
         with pytest.raises(DataError):
             decode_image(whole[:cut])
@@ -222,6 +205,68 @@ def test_a_jpeg_cut_and_closed_with_an_end_marker_is_refused(kind, share):
         decode_image(whole[: int(len(whole) * share)] + b"\xff\xd9")
 
 
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_progressive_jpeg_cut_anywhere_and_closed_is_refused(subsampling):
+    whole = save(noise(), "JPEG", progressive=True, subsampling=subsampling)
+    start = whole.index(b"\xff\xda")  # before it there is no content
+    for cut in range(start, len(whole) - 3, len(whole) // 60):
+        with pytest.raises(DataError):
+            decode_image(whole[:cut] + b"\xff\xd9")
+
+
+def photograph(seed):
+    """Soft shapes with grain, 178 x 218: what JPEG is made for."""
+    random = np.random.default_rng(seed)
+    shapes = cv2.resize(random.integers(0, 256, (9, 7, 3), np.uint8), (178, 218), interpolation=cv2.INTER_CUBIC)
+    return np.clip(shapes + random.normal(0, 4, shapes.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("change", "at_most"), [("left out", 2), ("zeros", 20)])
+def test_jpegs_damaged_in_the_middle_are_refused_where_the_content_no_longer_fits(change, at_most):
+    """40 bytes in the middle of 60 files. libjpeg itself warns of 58 and of 43; in the others the codes fall back into
+    step and give as many pixels as before."""
+    accepted = []
+    for i in range(60):
+        whole = save(photograph(i), "JPEG", quality=80)
+        at = len(whole) // 3 + int(np.random.default_rng(i).integers(len(whole) // 3))
+        try:
+            decode_image(whole[:at] + (bytes(40) if change == "zeros" else b"") + whole[at + 40 :])
+        except DataError:
+            continue
+        accepted.append(i)
+    assert len(accepted) <= at_most, accepted
+
+
+def test_a_jpeg_with_more_content_than_its_image_needs_is_refused():
+    whole = save(photograph(0), "JPEG")
+    start = whole.index(b"\xff\xda") + 14
+    with pytest.raises(DataError, match="complete before its content ends"):
+        decode_image(whole[:-2] + whole[start : start + 100] + whole[-2:])
+
+
+@pytest.mark.parametrize("quality", [1, 30, 75, 100])
+def test_whole_jpegs_are_never_taken_for_damaged_ones(quality):
+    flat, half_flat = np.full((218, 178, 3), 200, np.uint8), photograph(0)
+    half_flat[100:] = 0
+    images = (photograph(1), flat, half_flat, flat[:1, :1], photograph(2)[:9, :17], flat[:, :3])
+    for image in images:
+        for mode in ("RGB", "L", "CMYK"):
+            for options in (
+                {},
+                {"subsampling": 0},
+                {"progressive": True},
+                {"optimize": True},
+                {"restart_marker_rows": 1},
+            ):
+                assert decode_image(save(image, "JPEG", mode, quality=quality, **options)).shape == image.shape
+
+
+def test_bytes_that_some_cameras_put_before_the_end_marker_are_no_damage():
+    for padding in (b"\0" * 5000, b"\xff" * 9, b"\0\xff"):
+        whole = save(photograph(0), "JPEG")
+        assert np.array_equal(decode_image(whole[:-2] + padding + whole[-2:]), decode_image(whole))
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_whole_jpeg_of_one_colour_is_not_taken_for_a_cut_one(progressive):
     for grey in (0, 128, 255):
@@ -238,7 +283,7 @@ def test_bytes_after_the_end_are_allowed():
 def test_a_flipped_bit_in_a_png_is_refused(position):
     damaged = bytearray(KINDS["png"])
     damaged[position] ^= 4
-    with pytest.raises(DataError, match="damaged PNG: the checksum"):
+    with pytest.raises(DataError, match="damaged or truncated PNG: .*(CRC|checksum)"):
         decode_image(bytes(damaged))
 
 
@@ -249,9 +294,8 @@ def test_a_flipped_bit_in_a_png_is_refused(position):
         (b"Dear diary, this is no image", "not a JPEG, PNG, WebP or BMP"),
         (b"GIF89a" + bytes(50), "not a JPEG, PNG, WebP or BMP"),
         (b"RIFF\x10\0\0\0WAVEfmt " + bytes(50), "not a JPEG, PNG, WebP or BMP"),
-        (b"\xff\xd8\xff\xd9", "0 x 0 pixels"),
-        (b"\xff\xd8" + b"\xff\xe0\x00\x02" * 100_001, "more than 100000 segments"),
-        (b"BM" + bytes(100), "0 x 0 pixels"),
+        (b"\xff\xd8\xff\xd9", "damaged JPEG: it has no content"),
+        (b"BM" + bytes(100), "damaged or truncated BMP"),
     ],
 )
 def test_what_is_no_image_is_refused_with_its_reason(data, reason):
@@ -271,15 +315,9 @@ def test_too_many_pixels_are_refused_before_decoding(kind, monkeypatch):
     def never(*_):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(decode.cv2, "imdecode", never)
+    monkeypatch.setattr(Image.Image, "load", never)
     with pytest.raises(DataError, match="47 x 61 pixels, more than the limit 2866; .* --max-pixels 2867, then"):
         decode_image(KINDS[kind], Limits(max_pixels=47 * 61 - 1))
-
-
-def test_a_decoder_that_disagrees_with_the_header_is_not_believed(monkeypatch):
-    monkeypatch.setattr(decode.cv2, "imdecode", lambda *_: np.zeros((47, 61, 3), np.uint8))
-    with pytest.raises(DataError, match="header and its content disagree"):
-        decode_image(KINDS["png"])
 
 
 def test_a_png_that_claims_an_absurd_size_costs_nothing():
@@ -289,12 +327,46 @@ def test_a_png_that_claims_an_absurd_size_costs_nothing():
         decode_image(png)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8" + b"\xff\xe0\x00\x02" * 100_001,
+        b"\xff\xd8" + b"\xff" * 1_000_000,
+        KINDS["png"][:33] + png_chunk(b"abCd", b"") * 20_000 + KINDS["png"][33:],
+    ],
+)
+def test_a_file_of_nothing_but_empty_parts_is_given_up(data, monkeypatch):
+    monkeypatch.setattr(decode, "_MAX_READS", 20_000)
+    with pytest.raises(DataError, match="more than (20000 reads|100000 segments)|the end marker is missing"):
+        decode_image(data)
+
+
+def test_a_jpeg_of_hundreds_of_passes_is_refused_before_they_are_made():
+    whole = KINDS["jpeg progressive"]
+    last_scan = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(DataError, match="more than 500 passes"):
+        decode_image(whole[:-2] + last_scan * 500 + whole[-2:])
+
+
+def test_text_in_a_png_that_unpacks_to_gigabytes_is_refused():
+    bomb = zlib.compress(bytes(200 * 2**20), 9)
+    png = KINDS["png"][:33] + png_chunk(b"zTXt", b"a\0\0" + bomb) + KINDS["png"][33:]
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="damaged or truncated PNG: Decompressed data too large"):
+            decode_image(png)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_too_many_bytes_are_refused():
     with pytest.raises(DataError, match=r"more than the limit 100; to allow it: .* --max-file-bytes \d+, then"):
         decode_image(KINDS["png"], Limits(max_file_bytes=100))
 
 
-def test_random_damage_is_refused_or_gives_a_image_and_nothing_else():
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_random_damage_is_refused_or_gives_an_image_and_nothing_else():
     random = np.random.default_rng(7)
     for i in range(600):
         data = bytearray(list(KINDS.values())[i % len(KINDS)])
@@ -308,21 +380,10 @@ def test_random_damage_is_refused_or_gives_a_image_and_nothing_else():
         assert image.ndim == 3
 
 
-def test_decoders_are_quiet_and_others_are_not(capfd):
-    os.write(2, b"before\n")
-    noisy = KINDS["jpeg"][:-2] + bytes(30) + b"\xff\xd9"  # libjpeg: "28 extraneous bytes before marker 0xd9"
-    with quiet_decoders() as screen:
-        decode_image(noisy)
-        os.write(2, b"within\n")
-        print("direct", file=screen, flush=True)
-    os.write(2, b"after\n")
-    lines = capfd.readouterr().err.split("\n")
-    assert sorted(lines) == ["", "after", "before", "direct", "within"]
-
-
-def test_without_quiet_the_decoder_is_heard():
-    """The test above can fail: libjpeg does print where nobody stops it."""
-    code = "import cv2, numpy, sys; cv2.imdecode(numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8), 1)"
-    noisy = KINDS["jpeg"][:-2] + bytes(30) + b"\xff\xd9"
-    done = subprocess.run([sys.executable, "-c", code], input=noisy, capture_output=True, check=True)
-    assert b"extraneous bytes" in done.stderr
+def test_damage_is_reported_and_never_printed(capfd, recwarn):
+    noisy = KINDS["jpeg"][:-2] + bytes(30) + b"\xff\xd9"  # libjpeg by itself: "28 extraneous bytes before marker 0xd9"
+    decode_image(noisy)
+    with pytest.raises(DataError):
+        decode_image(noisy[:1500] + b"\xff\xd9")
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list

@@ -154,9 +154,9 @@ def test_unusable_files_are_left_out_and_named(folder, tmp_path, caplog):
     whole = encode(noise(30, 30), ".jpg")
     bad = {
         "03a.jpg": (whole[:-300], "truncated JPEG"),
-        "03b.png": (encode(noise(30, 30))[:-5], "truncated: the file ends too early"),
+        "03b.png": (encode(noise(30, 30))[:-50], "truncated PNG"),
         "10a.bmp": (encode(noise(30, 30), ".bmp")[:-5], "truncated BMP"),
-        "10b.webp": (encode(noise(30, 30), ".webp")[:-5], "truncated WebP"),
+        "10b.webp": (encode(noise(30, 30), ".webp")[:-5], "truncated WEBP"),
         "99.jpg": (b"this is text", "not a JPEG"),
         "99a.jpg": (b"", "empty file"),
     }
@@ -261,6 +261,17 @@ def test_changed_settings_are_prepared_again(folder, tmp_path, setting):
     packed = prepare(str(folder), tmp_path / "a.npy", **{"image_size": 16, **setting})
     assert packed.images.shape[-1] == packed.info["settings"]["image_size"] == setting.get("image_size", 16)
     assert packed.info["settings"]["crop"] == setting.get("crop", "tutorial")
+
+
+def test_a_file_of_an_earlier_version_is_prepared_again_with_one_line(folder, tmp_path, caplog):
+    first = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    info = {**first.info, "format": "packed pictures", "format_version": 1}
+    (tmp_path / "a.json").write_text(json.dumps(info))
+    assert open_packed(tmp_path / "a.npy").info == info  # by itself it is as good as ever
+    again = prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert (again.info, again.digest) == (first.info, first.digest)
+    (line,) = caplog.messages
+    assert line == f"{tmp_path / 'a.npy'} was packed by an earlier version of this project: preparing it again."
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "missing", "other"])
