@@ -206,16 +206,21 @@ def report(kills: int, seed: int = 0) -> int:
     return 1 if failures else 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command `python -m dcgan.selftest`; with --child, one of the training processes that it starts."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The flags of `python -m dcgan.selftest`."""
+    flags = argparse.ArgumentParser(
         prog="python -m dcgan.selftest",
         description="Test that a run that is killed and resumed ends bit-identical to an uninterrupted one.",
     )
-    parser.add_argument("--kills", type=kill_count, default=3, help="runs that are killed with SIGKILL (default: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="sets the moments of the kills (default: 0)")
-    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)  # CONFIG.json RUNS [resume]
-    arguments = parser.parse_args(argv)
+    flags.add_argument("--kills", type=kill_count, default=3, help="runs that are killed with SIGKILL (default: 3)")
+    flags.add_argument("--seed", type=int, default=0, help="sets the moments of the kills (default: 0)")
+    flags.add_argument("--child", nargs="+", help=argparse.SUPPRESS)  # CONFIG.json RUNS [resume]
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; with --child, one of the training processes that it starts."""
+    arguments = parser().parse_args(argv)
     if arguments.child:
         _child(arguments.child[0], arguments.child[1], resume=arguments.child[2:] == ["resume"])
         return 0

@@ -26,6 +26,7 @@ TOOLS = {
     "tools/evaluate.py": ("tools.evaluate", "parser"),
     "tools/report.py": ("tools.report", "parser"),
     "tools/benchmark.py": ("tools.benchmark", "parser"),
+    "tools/doctor.py": ("tools.doctor", "parser"),
     "tools/benchmark_scale.py": ("tools.benchmark_scale", "parser"),
     "docs/make_figures.py": ("docs.make_figures", "parser"),
 }
@@ -53,6 +54,8 @@ def check_flags(words: list[str]) -> None:
         flags = getattr(importlib.import_module(module), parser)()
         if not {"--help", "--help-all"} & set(words[2:]):
             flags.parse_args(words[2:])
+    elif words[1:3] == ["-m", "dcgan.selftest"]:
+        importlib.import_module("dcgan.selftest").parser().parse_args(words[3:])
     elif words[1] == "deploy/infer.py":
         importlib.import_module("deploy.infer").parse(words[2:])
     else:

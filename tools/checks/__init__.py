@@ -1,0 +1,1 @@
+"""What tools/doctor.py checks: one module for what is installed, one for decisions, one for measurements."""
