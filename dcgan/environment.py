@@ -13,6 +13,7 @@ from pathlib import Path
 
 _CHECKOUT = (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file()
 _OMP = "OMP_NUM_THREADS"
+MAX_THREADS = 1024  # libraries in C keep the number in 32 bits, or start that many
 _requested = None if "paddle" in sys.modules else os.environ.get(_OMP)
 
 
@@ -39,10 +40,16 @@ def thread_count() -> int:
     Processes that `paddle.distributed.launch` started share the cores. An OMP_NUM_THREADS of 1 is then no request: the
     launcher imports Paddle, and so hands its 1 down to all of them.
     """
-    neighbours = os.environ.get("PADDLE_LOCAL_SIZE", "")
-    if _requested and _requested.isdigit() and int(_requested) > (1 if neighbours else 0):
-        return int(_requested)
-    return max(1, core_count() // int(neighbours or 1))
+    neighbours = _whole(os.environ.get("PADDLE_LOCAL_SIZE"))
+    requested = _whole(_requested)
+    if requested > (1 if neighbours else 0):
+        return min(requested, MAX_THREADS)
+    return max(1, core_count() // max(neighbours, 1))
+
+
+def _whole(text: str | None) -> int:
+    """The number in an environment variable; 0 where there is none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def core_count() -> int:

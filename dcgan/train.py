@@ -212,7 +212,7 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
         return {
             "config": config.to_json(),
             "data": data.identity,
-            "state": records[-1]["state"] if records else "OK",
+            "state": records[-1].get("state", "OK") if records else "OK",
             "rollbacks": state.get("rollbacks", 0),
             "processes": process_group.size,
             "compute": model.compute.to_json(),

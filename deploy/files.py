@@ -50,7 +50,7 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
     aside = descriptor = None
     try:
         aside, descriptor = _open_aside(path)
-        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
+        with open(descriptor, mode, **_text(mode)) as stream:
             yield stream
             stream.flush()
             if durable:
@@ -68,6 +68,11 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
         if aside is not None:
             with contextlib.suppress(FileNotFoundError):
                 aside.unlink()
+
+
+def _text(mode: str) -> dict[str, str]:
+    """How text is spelled. Bytes of file names that are no UTF-8 stay what they are."""
+    return {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 def aside_name(path: PathLike, kind: str = "part") -> Path:
@@ -109,6 +114,10 @@ def sync_folder(folder: PathLike) -> None:
 def write_json(path: PathLike, value: object) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (ValueError): they are not JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # it holds the name of a file that is no UTF-8
+        text = json.dumps(value, indent=2, allow_nan=False)
     with atomic_write(path, "w") as stream:
         stream.write(text + "\n")
 

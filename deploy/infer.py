@@ -16,6 +16,7 @@ if __package__ in (None, ""):
 
 from deploy.manifest import ModelError
 from deploy.seed_ranges import Seeds
+from deploy.streams import open_standard_streams
 
 BACKENDS = ("auto", "onnxruntime", "paddle", "openvino")
 EXAMPLES = """examples:
@@ -29,6 +30,7 @@ Complete images of this model in --out are kept: run the same command again afte
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    open_standard_streams()
     arguments = parse(argv)
     logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:

@@ -14,6 +14,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder: its names are no top-level modules
 
 from deploy.infer import BACKENDS, sentence, whole_number
+from deploy.streams import open_standard_streams
 
 EXAMPLES = """examples:
   python deploy/serve.py --model export
@@ -27,6 +28,7 @@ verified beside the one in use and takes its place, or is refused in one line. E
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 stopped by SIGTERM, 1 failed, 2 wrong usage, 130 interrupted."""
+    open_standard_streams()
     arguments = parse(argv)
     logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a log on a full disk must not stop the server, nor fill it with tracebacks

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from dcgan.errors import ProjectError
+from deploy.streams import open_standard_streams
 
 EXPECTED = (ProjectError, ValueError, OSError)
 
@@ -39,6 +40,7 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 
     An error that a user can cause is printed as one line and exits with 1; a bug keeps its traceback.
     """
+    open_standard_streams()
     try:
         code = main(argv) or 0
         sys.stdout.flush()

@@ -78,6 +78,12 @@ def epoch_number(model: Any) -> int:
     return model.epoch + (model.epoch_step > 0)
 
 
+def _is_complete(record: Record) -> bool:
+    """Whether it has what the callbacks read of every record; another program may have written into the file."""
+    numbers = (record.get(name, "") for name in ("loss_d", "loss_g", "score_real", "score_fake"))
+    return all(type(n) in (int, float, type(None)) for n in numbers) and isinstance(record.get("state", "OK"), str)
+
+
 class History:
     """A sink: the records of a run in memory and, one JSON object a line, in `metrics.jsonl`.
 
@@ -88,7 +94,7 @@ class History:
     def __init__(self, path: PathLike, step: int = 0):
         self._path = Path(path)
         found = [r for r in read_records(path) if r["step"] <= step]
-        self.records: list[Record] = list(filter(is_of_training, found))
+        self.records: list[Record] = [r for r in found if is_of_training(r) and _is_complete(r)]
         with atomic_write(self._path, "w") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in found)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from paddle.callbacks import Callback
 
@@ -29,17 +31,30 @@ class LossPlot(Callback):
         plot_losses(self._records, self._path)
 
 
+def _matplotlib() -> tuple[Any, Any]:
+    """Figure and its canvas. Half a second to import, so not before it is needed.
+
+    Nothing is shown on a screen: a MPLBACKEND that does not exist, which makes the import itself fail, is no matter.
+    """
+    before = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    finally:
+        if before is not None:
+            os.environ["MPLBACKEND"] = before
+    return Figure, FigureCanvasAgg
+
+
 def plot_losses(records: Sequence[Record], path: PathLike) -> None:
     """Draw the losses of both networks above what D says of real and generated images, as PNG of 900 x 600."""
     records = records[:: math.ceil(len(records) / 2000)] if records else []  # more points than pixels cost time only
     if not records:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import, so not before it is needed
-    from matplotlib.figure import Figure
-
+    figure_class, canvas_class = _matplotlib()
     steps = [record["step"] for record in records]
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_class(figsize=(9, 6), layout="constrained")
+    canvas_class(figure)
     losses, scores = figure.subplots(2, 1, sharex=True)
     for axis, names in (
         (losses, {"loss_d": "discriminator", "loss_g": "generator"}),

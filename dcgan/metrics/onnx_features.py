@@ -19,6 +19,7 @@ from ..files import PathLike, read_file
 
 MAX_MODEL_BYTES = 2 << 30  # an ONNX file cannot be larger
 RANGES = {"uint8": (0.0, 255.0), "float32": (-1.0, 1.0)}  # what black and white become unless the caller says otherwise
+_LOOPS = {"Loop", "Scan", "SequenceMap"}
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -106,9 +107,13 @@ class OnnxFeatures:
         from google.protobuf.message import DecodeError  # onnx itself is made of it
 
         try:
-            tensors = _tensors(onnx.load_model_from_string(content).graph)
-            if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+            model = onnx.load_model_from_string(content)
+            if any(tensor.data_location or tensor.external_data for tensor in _messages(model, "TensorProto")):
                 raise EvaluationError(f"{self._name} keeps its weights in other files: export it as one file")
+            loops = {node.op_type for node in _messages(model, "NodeProto")} & _LOOPS
+            if loops or model.functions:  # either can make a few bytes compute for ever
+                found = ", ".join(sorted(loops)) or "functions of its own: inline them with onnx.inliner"
+                raise EvaluationError(f"{self._name} holds {found}; a feature network is one plain graph")
         except DecodeError:
             raise EvaluationError(f"{self._name} is not an ONNX file, or a damaged one") from None
         state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -145,17 +150,14 @@ class OnnxFeatures:
         return names[0]
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    """Every constant of an ONNX graph, those inside its nodes included."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node or inner.initializer:
-                    yield from _tensors(inner)
+def _messages(message: Any, kind: str) -> Iterator[Any]:
+    """Every part of an ONNX file of this kind, wherever it is: in graphs, attributes, functions, training steps."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                if field.message_type.name == kind:
+                    yield part
+                yield from _messages(part, kind)
 
 
 def _first_line(error: BaseException) -> str:

@@ -159,3 +159,30 @@ def test_answers_that_are_no_features_are_refused_in_one_line(network, images, n
     with pytest.raises(EvaluationError, match=told) as caught:
         OnnxFeatures(path)(images - images + 1)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_in_other_files_are_refused_wherever_they_are_named(network, tmp_path):
+    """Inside a constant of a function: there the file was read and used."""
+    path = network(MEANS)
+    model = onnx.load(path)
+    tensor = TensorProto(name="w", data_type=FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    constant = helper.make_node("Constant", [], ["c"], value=tensor)
+    model.functions.append(helper.make_function("own", "f", [], ["c"], [constant], [helper.make_opsetid("", 17)]))
+    onnx.save(model, path)
+    with pytest.raises(EvaluationError, match="keeps its weights in other files"):
+        OnnxFeatures(path)
+
+
+def test_what_a_few_bytes_could_make_compute_for_ever_is_refused(network):
+    path = network(MEANS)
+    body = helper.make_graph([], "body", [], [])
+    for change, found in (
+        (lambda m: m.graph.node.append(helper.make_node("Loop", ["", "x"], ["y"], body=body)), "holds Loop"),
+        (lambda m: m.functions.append(helper.make_function("own", "f", [], [], [], [])), "functions of its own"),
+    ):
+        model = onnx.load(path)
+        change(model)
+        changed = path.with_name("changed.onnx")
+        changed.write_bytes(model.SerializeToString())
+        with pytest.raises(EvaluationError, match=found):
+            OnnxFeatures(changed)

@@ -4,7 +4,7 @@ import pytest
 
 from dcgan import train as runs
 from dcgan.errors import TrainingError
-from dcgan.runs.find_checkpoint import find_checkpoint
+from dcgan.runs.find_checkpoint import find_checkpoint, run_folders
 from dcgan.runs.folder import RunFolder
 
 
@@ -32,3 +32,42 @@ def test_leftovers_of_a_killed_save_are_cleared(config):
         half.write_bytes(b"half")
     runs.train(config, find_checkpoint(run))
     assert not torn.exists() and not any(half.exists() for half in halves)
+
+
+@pytest.mark.parametrize("taken", ["a file", "a link to nothing", "run 99999", "a folder"])
+def test_a_name_that_is_taken_is_passed_over(tmp_path, taken):
+    """It was an endless loop without a word."""
+    name = "99999-cartoon" if taken == "run 99999" else "00000-cartoon"
+    if taken == "a file":
+        (tmp_path / name).write_text("mine")
+    elif taken == "a link to nothing":
+        (tmp_path / name).symlink_to("nowhere")
+    else:
+        (tmp_path / name).mkdir()
+    made = [RunFolder.create(tmp_path, "cartoon").path.name for _ in range(2)]
+    first = 100_000 if taken == "run 99999" else 1
+    assert made == [f"{first + i:05d}-cartoon" for i in range(2)]
+    assert [path.name for path in run_folders(tmp_path)][-2:] == made
+
+
+def test_a_lock_that_is_a_link_stops_the_resume_and_its_target_stays(tmp_path):
+    """filelock 3.12 truncated it."""
+    folder = RunFolder.create(tmp_path, "faces")
+    (tmp_path / "precious.txt").write_text("years of work")
+    (folder.path / ".lock").symlink_to(tmp_path / "precious.txt")
+    with pytest.raises(OSError, match="this is a link"):
+        folder.own()
+    assert (tmp_path / "precious.txt").read_text() == "years of work"
+
+
+def test_a_run_whose_records_and_command_come_from_elsewhere_resumes(config, monkeypatch):
+    """A record of a step alone was a KeyError; MPLBACKEND of another machine ended training at the first grid."""
+    monkeypatch.setenv("MPLBACKEND", "foo")
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    with open(run / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 2}\n{"step": 1, "score_real": "x", "state": 3}\n')
+    (run / "command.txt").write_bytes(b"caf\xe9\n")
+    result = runs.train(config, find_checkpoint(run))
+    assert result.global_step == 9 and (run / "loss.png").exists()
+    command = (run / "command.txt").read_text("utf-8")
+    assert len(command.splitlines()) == 2 and '{"step": 2}' in (run / "metrics.jsonl").read_text()

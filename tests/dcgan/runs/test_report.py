@@ -317,3 +317,19 @@ def test_the_report_is_written_at_sample_steps_unless_it_would_take_too_much_of_
     assert written == [10, 40]
     writer.on_train_end()
     assert written == [10, 40, 50]
+
+
+def test_a_page_shows_nothing_that_a_link_brings_from_outside_the_run(run, tmp_path, flat_images):
+    """Pages are given to others: a stranger's run, reported by you, must not hold your files."""
+    secret = tmp_path / "secrets.txt"
+    secret.write_text('{"password": "hunter2"}\n{"step": 1, "password": "hunter2"}\n')
+    for name in ("command.txt", "config.json", "evaluate.json", "metrics.jsonl"):
+        (run / name).symlink_to(secret)
+    write_png(tmp_path / "passport.png", flat_images[0])
+    (run / "samples").mkdir()
+    for path in (run / "real.png", run / "samples" / "step-00000001.png"):
+        path.symlink_to(tmp_path / "passport.png")
+    page = write_report(run).read_text("utf-8")
+    shown = collect(run)
+    assert "hunter2" not in page and not shown["frames"] and not shown["real"]
+    assert len([problem for problem in shown["problems"] if "leads out of" in problem]) == 6

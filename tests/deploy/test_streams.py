@@ -1,0 +1,51 @@
+"""Whatever the caller closed or set, a tool works or says one line: checked on real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shell(command, **environment):
+    return subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_with_closed_streams_the_images_are_made_and_no_message_lands_in_them(export, tmp_path, closed):
+    done = shell(f"exec $0 deploy/infer.py --model {export.folder} --n 2 --out {tmp_path}/out {closed}")
+    assert (done.returncode, done.stderr) == (0, b"")
+    for name in ("seed-000000.png", "seed-000001.png", "grid.png"):
+        assert (tmp_path / "out" / name).read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
+def test_an_error_is_not_written_into_the_first_file_that_is_opened(tmp_path):
+    done = shell(f"exec $0 tools/prepare.py --data cartoon:4 --image-size 16 --out {tmp_path}/a.npy 2>&-")
+    assert done.returncode == 0 and str(tmp_path / "a.npy").encode() in done.stdout
+    done = shell(f"exec $0 tools/report.py {tmp_path} >&- 2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def test_names_that_are_no_utf8_are_one_line(tmp_path):
+    for tool in ("tools/report.py", "tools/prepare.py --out x.npy --data", "deploy/infer.py --model"):
+        done = shell(f"exec $0 {tool} \"$(printf '{tmp_path}/caf\\351')\"", PYTHONUTF8="1")
+        assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done.stderr
+        assert b"caf" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_without_docstrings_every_tool_still_helps():
+    for tool in ("train", "report", "prepare"):
+        done = shell(f"exec $0 tools/{tool}.py --help", PYTHONOPTIMIZE="2")
+        assert done.returncode == 0 and b"usage" in done.stdout
