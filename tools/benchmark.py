@@ -1,4 +1,4 @@
-"""How fast this project is on this machine: training, data or drawing, beside its peers, in the same rounds."""
+"""How fast this project is on this machine: training, data, inference, serving; beside its peers, in turn."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ EXAMPLES = """examples:
   python tools/benchmark.py data --counts 10000,50000
   # drawing at batch sizes 1, 16 and 128, and a cold start of deploy/infer.py
   python tools/benchmark.py infer --json
+  # images over HTTP with 1 to 512 clients, beside FastAPI with one lock and LitServe; then ten minutes of overload
+  python tools/benchmark.py serve --rounds 3
+  python tools/benchmark.py serve --rounds 1 --against none --answers 100000 --overload-seconds 600
 
 Peers that are not installed are left out: pip install -r requirements-bench.txt
 Figures of a busy machine are as good as their number of rounds: believe ratios, and give more --rounds.
 """
-PEERS = {"train": ("torch",), "data": ("tutorial",), "infer": ("torch",)}
+PEERS = {"train": ("torch",), "data": ("tutorial",), "infer": ("torch",), "serve": ("lock", "litserve")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("what", choices=PEERS, help="train: one iteration; data: prepare and load; infer: draw")
     flags.add_argument(
-        "--against", default="all", metavar="PEERS", help="torch, tutorial (of data), all or none (default: all)"
+        "--against",
+        default="all",
+        metavar="PEERS",
+        help="torch, tutorial (of data), lock or litserve (of serve), all or none (default: all)",
     )
     flags.add_argument("--rounds", type=int, default=8, help="of every case, forwards and backwards (default: 8)")
     flags.add_argument("--batch-size", type=_numbers, metavar="N", help="(default: 128; of infer: 1,16,128)")
@@ -58,6 +64,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="WORDS",
         help='train, infer: only cases whose names hold one of these, "torch" or "oneDNN, float32"; '
         "ratios are to the first of them",
+    )
+    flags.add_argument("--seconds", type=float, default=4.0, help="serve: of each load (default: 4)")
+    flags.add_argument("--answers", type=int, default=0, help="serve: also compare so many answers, byte by byte")
+    flags.add_argument(
+        "--overload-seconds",
+        type=float,
+        default=0.0,
+        help="serve: also send twice the capacity for so long (default: 0)",
+    )
+    flags.add_argument(
+        "--overload-rate",
+        type=float,
+        default=0.0,
+        help="serve: its requests a second (default: twice what 64 clients got)",
     )
     flags.add_argument("--json", action="store_true", help="one line of JSON on stdout instead of tables")
     add_log_level(flags)

@@ -27,6 +27,46 @@ class Limits:
     goodbye_seconds: float = 0.5  # for a client to notice that the server stops, or that its request was refused
 
 
+class JoinedWrites:
+    """What an answer needs of its transport. Header and body, written one after the other, leave in one system call.
+
+    On two cores that is a tenth of what an image costs over HTTP. More than 16 KiB leave at once, so that the transport
+    still says when a client does not keep up.
+    """
+
+    __slots__ = ("_loop", "_transport", "_held", "_size")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport):
+        self._loop, self._transport = loop, transport
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, at the latest when the event loop is free."""
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > 16384:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            data = b"".join(self._held)
+            self._held, self._size = [], 0
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close behind what is held."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._transport.is_closing()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. `scope["extensions"]["gone"]` is a future that is done when the client is gone.
 
@@ -47,6 +87,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        self.joined = JoinedWrites(self.loop, transport)
         self.reading_since = self.loop.time()
         if len(self.connections) > self.limits.max_connections:
             self.problem = Problem(
@@ -121,6 +162,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.running = cycle
+        cycle.transport = self.joined
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
@@ -152,6 +194,7 @@ class Protocol(HttpToolsProtocol):
             return
         if is_answering:
             self.running.disconnected = True
+        self.joined.flush()  # answers of requests that came before
         self.transport.write(problem.raw())
         self.pipeline = deque()
         if not self.gone.done():

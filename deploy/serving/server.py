@@ -8,6 +8,7 @@ import functools
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,9 @@ class Options(NamedTuple):
 
 def serve(options: Options, listener: socket.socket, say: Callable[[str], object], explain: Callable) -> int:
     """Serve until a signal; returns the exit code. `say` prints the line of the address, `explain` an error."""
+    # The runtime's thread needs the interpreter for moments only, and would wait 5 ms, Python's default, for each of
+    # them while the event loop is busy refusing requests.
+    sys.setswitchinterval(0.0005)
     return asyncio.run(_Process(options, listener, say, explain).run())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.benchmarks import data, infer, train, work
+from tools.benchmarks import data, infer, serve, train, work
 from tools.benchmarks.measure import Case, Timing, measure
 
 Say = Callable[[str], object]
@@ -62,7 +62,20 @@ def run_data(args: argparse.Namespace, against: list[str], scratch: Path, say: S
     return tables
 
 
-RUNS = {"train": run_train, "data": run_data, "infer": run_infer}
+def run_serve(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
+    """Loads of different sizes; then, if asked for, many answers compared, and a long overload."""
+    if args.model is None:
+        say("exporting a generator with random weights")
+    folder = args.model or infer.export_random(scratch, args.base_channels, args.image_size)
+    tables = [serve.measure(folder, scratch, args.threads, against, args.rounds, args.seconds, say)]
+    if args.answers:
+        tables.append(serve.answers(folder, scratch, args.threads, args.answers))
+    if args.overload_seconds:
+        tables.append(serve.overload(folder, scratch, args.threads, args.overload_seconds, say, args.overload_rate))
+    return tables
+
+
+RUNS = {"train": run_train, "data": run_data, "infer": run_infer, "serve": run_serve}
 
 
 def only(cases: list[Case], words: list[str]) -> list[Case]:
@@ -112,8 +125,14 @@ def text(result: dict[str, Any]) -> str:
         f"Python {its['python']}, " + ", ".join(f"{name} {number}" for name, number in its["versions"].items()),
     ]
     for table in result["tables"]:
-        lines += ["", table["title"], *(_growth(table["growth"]) if "growth" in table else _rows(table))]
-    return "\n".join([*lines, "", *_LEGEND])
+        lines += ["", table["title"], *_lines(table)]
+    return "\n".join([*lines, "", *(_LEGEND if "loads" not in result["tables"][0] else serve.LEGEND)])
+
+
+def _lines(table: dict[str, Any]) -> list[str]:
+    if "growth" in table:
+        return _growth(table["growth"])
+    return _rows(table) if "rows" in table else serve.text(table)
 
 
 _LEGEND = [
