@@ -1,4 +1,4 @@
-// Latents in, pictures out: the model's files are fetched and handed to the worker, then jobs are fed to it.
+// Latents in, images out: the model's files are fetched and handed to the worker, then jobs are fed to it.
 
 import { Failure, makeWorker, readFile, readJson } from "./files.js";
 
@@ -25,7 +25,7 @@ export async function readModel() {
   return { latentDim, size, directions, shares: share, checkpoint, files, id: files.model.sha256.slice(0, 12) };
 }
 
-/** Draws pictures of latents, one job at a time; within a lane a new job takes the place of the last. */
+/** Generates images of latents, one job at a time; within a lane a new job takes the place of the last. */
 export class Engine {
   #worker;
   #lanes = new Map();

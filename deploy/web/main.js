@@ -24,7 +24,7 @@ let failure = null;
 globalThis.playground = {
   latents,
   /** Resolves to the pixels of seeds: Float32Array [3, size, size] each, in [-1, 1]. */
-  async pictures(seeds) {
+  async images(seeds) {
     const drawn = [];
     await page.engine.draw("console", seeds.map((seed) => latents(seed, page.model.latentDim)), (i, pixels) => {
       drawn[i] = pixels.slice();

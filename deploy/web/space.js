@@ -15,7 +15,7 @@ export function shifted(a, direction, amount) {
   return a.map((x, i) => x + amount * direction[i]);
 }
 
-/** `a` nearer to the centre, where pictures are typical, or farther: the truncation trick on a normal latent. */
+/** `a` nearer to the centre, where images are typical, or farther: the truncation trick on a normal latent. */
 export function scaled(a, factor) {
   return a.map((x) => x * factor);
 }

@@ -1,4 +1,4 @@
-// The large face: its picture, its name, and what can be done with it.
+// The large face: its image, its name, and what can be done with it.
 
 import { addressOf, describe } from "./face.js";
 import { MAX_SEED } from "./latents.js";
@@ -42,7 +42,7 @@ export function setUpStage(page, favourites) {
   element("share").addEventListener("click", () => share(page.link));
 }
 
-/** As deploy/infer.py names it where it draws the same picture, else with what was done to it. */
+/** The file name that deploy/infer.py gives the same image, else with the changes made to it. */
 function fileName({ face, wild }) {
   const { name, seed, changes } = describe(face);
   const isPlain = !changes && wild === 1 && name === String(seed);

@@ -374,7 +374,7 @@ def test_every_direction_changes_the_image(page):
 def test_a_walk_goes_on_until_it_is_paused(page):
     page.click("#tab-walk")
     slide(page, "#pace", 1)
-    assert page.inner_text("#play") == "Walk"
+    assert page.inner_text("#play") == "Start"
     page.click("#play")
     assert page.inner_text("#play") == "Pause"
     start = page.locator("#stations button").first.get_attribute("aria-label")
@@ -386,11 +386,11 @@ def test_a_walk_goes_on_until_it_is_paused(page):
     before = pixels(page)
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     idle(page)
-    assert page.inner_text("#play") == "Walk" and np.array_equal(pixels(page), before)
+    assert page.inner_text("#play") == "Start" and np.array_equal(pixels(page), before)
     page.click("#play")
     page.click("#tab-grid")  # leaving ends the walk
     page.click("#tab-walk")
-    assert page.inner_text("#play") == "Walk"
+    assert page.inner_text("#play") == "Start"
 
 
 # ---- favourites -----------------------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ def test_favourites_are_kept_have_children_and_are_let_go(opened):
     assert page.is_visible("#children") and np.array_equal(pixels(page), kept)
     page.go_back()
     page.click("#forget")
-    assert page.locator("#kept button").count() == 0 and "Nothing kept yet" in page.inner_text("#kept-hint")
+    assert page.locator("#kept button").count() == 0 and "No favourites yet" in page.inner_text("#kept-hint")
 
 
 DENIED = (
@@ -429,14 +429,14 @@ def test_favourites_work_where_storage_is_denied(opened):
     page.click("#tab-kept")
     idle(page)
     assert np.array_equal(pixels(page, "#kept canvas"), pixels(page))
-    assert "does not let the page store anything" in page.inner_text("#kept-hint")
+    assert "does not allow the page to store data" in page.inner_text("#kept-hint")
 
 
 def test_damaged_favourites_are_none(opened):
     page = opened(
         "#tool=kept", script="localStorage.setItem = () => {}; Storage.prototype.getItem = () => '{\"a\": [1';"
     )
-    assert "Nothing kept yet" in page.inner_text("#kept-hint")
+    assert "No favourites yet" in page.inner_text("#kept-hint")
 
 
 # ---- what can go wrong ----------------------------------------------------------------------------------------------
@@ -469,15 +469,23 @@ def flipped(content):
     ("name", "content", "words"),
     [
         ("generator.onnx", None, "is missing: generator.onnx (HTTP 404)"),
-        ("generator.onnx", flipped, "is damaged or of another export: generator.onnx"),
-        ("generator.onnx", lambda content: content[:-1], "is damaged or of another export: generator.onnx"),
+        ("generator.onnx", flipped, "is damaged or belongs to another export: generator.onnx"),
+        ("generator.onnx", lambda content: content[:-1], "is damaged or belongs to another export: generator.onnx"),
         ("ort-wasm-simd-threaded.wasm", None, "is missing: ort-wasm-simd-threaded.wasm"),
-        ("ort-wasm-simd-threaded.wasm", flipped, "is damaged or of another export: ort-wasm-simd-threaded.wasm"),
+        (
+            "ort-wasm-simd-threaded.wasm",
+            flipped,
+            "is damaged or belongs to another export: ort-wasm-simd-threaded.wasm",
+        ),
         ("manifest.json", None, "is missing: manifest.json"),
-        ("manifest.json", lambda _: b"{", "is damaged or of another export: manifest.json"),
-        ("manifest.json", lambda _: b"[]", "is damaged or of another export: manifest.json"),
-        ("directions.json", lambda _: b'{"directions": [[1]]}', "is damaged or of another export: directions.json"),
-        ("worker.js", None, "The network could not be run: worker.js"),
+        ("manifest.json", lambda _: b"{", "is damaged or belongs to another export: manifest.json"),
+        ("manifest.json", lambda _: b"[]", "is damaged or belongs to another export: manifest.json"),
+        (
+            "directions.json",
+            lambda _: b'{"directions": [[1]]}',
+            "is damaged or belongs to another export: directions.json",
+        ),
+        ("worker.js", None, "The network failed to run: worker.js"),
         ("main.js", None, "This page cannot load its parts."),
         ("face.js", None, "This page cannot load its parts."),
     ],
@@ -502,7 +510,7 @@ def test_messages_speak_chinese_too(spoiled):
 def test_a_browser_without_webassembly_is_told(opened):
     page = opened(wait=False, script="delete globalThis.WebAssembly;")
     page.locator("#problem:visible").wait_for()
-    assert "lacks what the page needs: WebAssembly SIMD" in page.inner_text("#problem")
+    assert "lacks a feature that the page needs: WebAssembly SIMD" in page.inner_text("#problem")
 
 
 def test_the_page_is_there_and_tells_of_progress_while_the_model_loads(opened):
@@ -550,13 +558,13 @@ def test_a_phone_has_no_sideways_scroll_and_large_targets(opened, locale):
 def test_language_is_the_browsers_and_can_be_switched(opened):
     page = opened(locale="zh-CN")
     assert page.title() == "种子生成的人脸" and page.get_attribute("html", "lang") == "zh-Hans"
-    assert page.inner_text("#caption") == "种子 42" and page.inner_text("#tab-grid") == "群像"
+    assert page.inner_text("#caption") == "种子 42" and page.inner_text("#tab-grid") == "画廊"
     page.click("#language")
     assert page.title() == "Faces from seeds" and page.inner_text("#caption") == "seed 42"
     page.wait_for_function("location.hash.includes('lang=en')")
     page.reload()
     idle(page)
-    assert page.inner_text("#tab-grid") == "Many"
+    assert page.inner_text("#tab-grid") == "Gallery"
 
 
 def test_the_link_is_said_to_be_copied_until_something_changes(opened):
