@@ -17,7 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import deploy
+from deploy import images
 from deploy.manifest import Manifest, ModelEntry, describe_files, read_manifest, write_manifest
+from deploy.runtimes import load_generator
 from deploy.seeds import bits, latents
 
 LATENT_DIM, SIZE = 8, 16
@@ -185,6 +187,17 @@ def start_server(start_process, tmp_path_factory):
         return RunningServer(start_process([str(word) for word in words], here, PYTHONUNBUFFERED="1"))
 
     return start
+
+
+@pytest.fixture(scope="session")
+def face_table(served_export):
+    """seed -> the content of its .png file, for seeds 0 to 199, without the server."""
+    generator = load_generator(served_export.folder, "onnxruntime")
+    return {
+        seed: images.encode(images.to_uint8(generator.generate([seed]))[0], ".png", f"seed {seed}, model {name}")
+        for name in [generator.model_id]
+        for seed in range(200)
+    }
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,8 @@ import numpy as np
 import pytest
 
 import deploy
-from deploy import images
 from deploy.infer import main as infer
 from deploy.manifest import read_manifest, to_json
-from deploy.runtimes import load_generator
 from deploy.seeds import latents
 
 SCRIPT = Path(deploy.__file__).with_name("serve.py")
@@ -41,17 +39,6 @@ def by_infer(served_export, tmp_path_factory):
         return out
 
     return run
-
-
-@pytest.fixture(scope="module")
-def table(served_export):
-    """seed -> the content of its .png file, for seeds 0 to 199, without the server."""
-    generator = load_generator(served_export.folder, "onnxruntime")
-    return {
-        seed: images.encode(images.to_uint8(generator.generate([seed]))[0], ".png", f"seed {seed}, model {name}")
-        for name in [generator.model_id]
-        for seed in range(200)
-    }
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +65,18 @@ def test_a_webp_is_lossless(server, served_export):
     assert np.array_equal(decoded, served_export.expected_levels(7))
 
 
-def test_a_face_is_the_same_under_load_beside_all_other_kinds_of_requests(server, table):
+def test_a_face_is_the_same_under_load_beside_all_other_kinds_of_requests(server, face_table):
     def ask(number):
         chance = random.Random(number)
         if number % 10 == 0:
             seeds = chance.sample(range(200), 5)
             archive = zipfile.ZipFile(io.BytesIO(server.post("/v1/faces", {"seeds": seeds}).body))
-            return [archive.read(f"seed-{seed:06}.png") == table[seed] for seed in seeds]
+            return [archive.read(f"seed-{seed:06}.png") == face_table[seed] for seed in seeds]
         if number % 10 == 1:
             z = latents(chance.sample(range(200), 3), 8).tolist()
             return [server.post("/v1/faces", {"latents": z, "format": "npz"}).status == 200]
         seed = chance.randrange(200)
-        return [server.get(f"/faces/{seed}.png").body == table[seed]]
+        return [server.get(f"/faces/{seed}.png").body == face_table[seed]]
 
     with ThreadPoolExecutor(16) as clients:
         same = [each for found in clients.map(ask, range(200)) for each in found]
@@ -106,12 +93,12 @@ def test_a_grid_and_a_walk_are_the_files_that_infer_writes(server, by_infer, ser
     assert server.get("/walk.gif?seeds=3,14,15&frames=9&fps=20").body == out.read_bytes()
 
 
-def test_many_faces_as_zip_npz_and_json(server, table, served_export):
+def test_many_faces_as_zip_npz_and_json(server, face_table, served_export):
     answer = server.post("/v1/faces", {"seeds": "3,10-19"})
     archive = zipfile.ZipFile(io.BytesIO(answer.body))
     seeds = [3, *range(10, 20)]
     assert archive.namelist() == [f"seed-{seed:06}.png" for seed in seeds]
-    assert [archive.read(name) for name in archive.namelist()] == [table[seed] for seed in seeds]
+    assert [archive.read(name) for name in archive.namelist()] == [face_table[seed] for seed in seeds]
     assert server.post("/v1/faces", {"seeds": "3,10-19"}).body == answer.body
 
     arrays = np.load(io.BytesIO(server.post("/v1/faces", {"seeds": seeds, "format": "npz"}).body))
@@ -120,7 +107,7 @@ def test_many_faces_as_zip_npz_and_json(server, table, served_export):
 
     value = server.post("/v1/faces", {"seeds": seeds, "format": "json"}).json
     assert [entry["seed"] for entry in value["images"]] == seeds
-    assert [base64.b64decode(entry["png"]) for entry in value["images"]] == [table[seed] for seed in seeds]
+    assert [base64.b64decode(entry["png"]) for entry in value["images"]] == [face_table[seed] for seed in seeds]
 
 
 def test_latents_make_the_image_of_their_seed(server, served_export):
@@ -212,12 +199,12 @@ def test_the_page_of_a_web_export_is_served_if_there_is_one(start_server, served
 # ---- HTTP -----------------------------------------------------------------------------------------------------------
 
 
-def test_head_http_1_0_pipelining_and_two_requests_of_one_connection(server, table):
+def test_head_http_1_0_pipelining_and_two_requests_of_one_connection(server, face_table):
     answer = server.request("HEAD", "/faces/7.png")
-    assert answer.status == 200 and answer.body == b"" and int(answer.headers["content-length"]) == len(table[7])
+    assert answer.status == 200 and answer.body == b"" and int(answer.headers["content-length"]) == len(face_table[7])
 
     old = server.say(b"GET /faces/7.png HTTP/1.0\r\n\r\n")
-    assert old.endswith(table[7]) and b"connection: close" in old
+    assert old.endswith(face_table[7]) and b"connection: close" in old
 
     wanted = random.Random(1).sample(range(200), 30)
     said = b"".join(b"GET /faces/%d.png HTTP/1.1\r\nhost: x\r\n\r\n" % seed for seed in wanted)
@@ -225,7 +212,7 @@ def test_head_http_1_0_pipelining_and_two_requests_of_one_connection(server, tab
     answers = server.say(said + last)
     assert answers.count(b"HTTP/1.1 200 OK") == 31
     for seed in wanted:  # in the order in which they were asked for
-        head, found, answers = answers.partition(table[seed])
+        head, found, answers = answers.partition(face_table[seed])
         assert found and head.count(b"HTTP/1.1 200 OK") == 1
 
 
@@ -295,7 +282,7 @@ def test_a_reload_swaps_to_a_good_export_and_refuses_a_bad_one(start_server, exp
     assert len(log) == 3, log
 
 
-def test_sigterm_answers_what_was_accepted_and_ends_with_0(start_server, served_export, table):
+def test_sigterm_answers_what_was_accepted_and_ends_with_0(start_server, served_export, face_table):
     server = start_server(served_export.folder)
     body = json.dumps({"seeds": "0-99"}).encode()
     with server.connect() as half, server.connect() as idle:
@@ -311,14 +298,14 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(start_server, served_
         server.process.wait_for("stopping", 30)
         idle.sendall(b"GET /faces/7.png HTTP/1.1\r\nhost: x\r\n\r\n")  # before it could know
         said = b"".join(iter(lambda: idle.recv(65536), b""))
-        assert said.startswith(b"HTTP/1.1 200") and said.endswith(table[7])
+        assert said.startswith(b"HTTP/1.1 200") and said.endswith(face_table[7])
         with pytest.raises(ConnectionRefusedError):
             server.connect()
         half.sendall(body)
         answer = b"".join(iter(lambda: half.recv(65536), b""))
         head, _, content = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200") and b"connection: close" in head
-        assert zipfile.ZipFile(io.BytesIO(content)).read("seed-000007.png") == table[7]
+        assert zipfile.ZipFile(io.BytesIO(content)).read("seed-000007.png") == face_table[7]
     assert server.process.wait(30) == 0
 
 

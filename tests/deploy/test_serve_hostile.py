@@ -146,7 +146,7 @@ def test_requests_damaged_at_random_get_an_answer_or_a_problem(server):
         b'POST /v1/faces HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 22\r\n\r\n{"seeds": [1, 2, 345]}'
     )
     chance = random.Random(0)
-    for _ in range(100):
+    for _ in range(150):
         content = bytearray(good)
         for _ in range(chance.randint(1, 3)):
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
