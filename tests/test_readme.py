@@ -128,13 +128,3 @@ def test_the_library_example_runs(work_folder, capsys):
     assert names["report"]["figures"]["swd"] > 0
     assert (work_folder / "checkpoint" / "state.json").is_file()
     assert (work_folder / "work" / "export" / "generator.onnx").is_file()
-
-
-def test_requirements_of_all_machines_agree_but_for_the_gpu_builds():
-    def lines(name: str) -> set[str]:
-        found = (ROOT / name).read_text("utf-8").splitlines()
-        return {line.replace("-gpu", "") for line in found if line and not line.startswith(("#", "-"))}
-
-    assert lines("requirements.txt") == lines("requirements-gpu.txt")
-    names = {re.split(r"[<>=]", line)[0] for line in lines("requirements.txt")}
-    assert {re.split(r"[<>=]", line)[0] for line in lines("deploy/requirements.txt")} <= names
