@@ -6,6 +6,7 @@ base/__init__.py:151). Import this module, which is light, before Paddle.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import warnings
@@ -62,3 +63,9 @@ def command(tool: str) -> str:
     if not _CHECKOUT:
         return f"dcgan-{tool}"
     return "python deploy/infer.py" if tool == "infer" else f"python tools/{tool}.py"
+
+
+def export_command(checkpoint: str) -> str:
+    """How to export a checkpoint as ONNX, or as a Paddle program where no converter is installed (Python 3.13)."""
+    target = "onnx" if importlib.util.find_spec("paddle2onnx") else "paddle"
+    return f"{command('export')} --format {target} --checkpoint {checkpoint}"

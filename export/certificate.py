@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import onnx
 import paddle
 
 from deploy.manifest import ModelEntry, ModelError, Signature
 from deploy.runtimes import OnnxRuntime, PaddleInference
 
 from . import parity, static_graph, structure
-from .bisection import first_difference
 from .load_weights import Trained
 
 
@@ -51,6 +49,10 @@ def certify(exported: Exported, report: parity.Report, precision: str, device: s
         found = [f"{model.files[-1]}: {problem}" for problem in _file_problems(exported, model)]
         report.expect_none(found, f"{model.files[-1]}: weights and attributes of {trained.group}")
         if model.kind == "onnx" and model.output_dtype != "uint8" and len(report.problems) > before:
+            import onnx
+
+            from .bisection import first_difference
+
             written = onnx.load(exported.folder / model.files[0])
             first = first_difference(trained.layer, written, reference, tolerance)
             report.problems.insert(before, f"{model.files[0]}: {first}")
@@ -87,6 +89,8 @@ def _file_problems(exported: Exported, model: ModelEntry) -> list[str]:
     """How the numbers in the files differ from the network's."""
     layer, operators = exported.trained.layer, exported.operators
     if model.kind == "onnx":
+        import onnx
+
         written = onnx.load(exported.folder / model.files[0])
         return structure.onnx_problems(written, operators, layer, model.precision)
     weights = static_graph.read_weights(exported.folder / exported.trained.name, layer)

@@ -6,23 +6,26 @@ the network behind the user's back. None of that reaches this process; each beco
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import onnx
-from google.protobuf.message import DecodeError
+from typing import TYPE_CHECKING
 
 from dcgan.errors import ExportError
 from dcgan.files import PathLike
 
 from .static_graph import Operator, program_files
 
+if TYPE_CHECKING:  # Python 3.13 has no onnx, and imports this module all the same
+    import onnx
+
 CHILD = Path(__file__).with_name("converter_child.py")
 TIME_LIMIT_SECONDS = 600.0
+LAST_PYTHON = (3, 12)  # for which onnx 1.17 and paddle2onnx 2.1.0 have packages
 OPSETS = range(13, 22)  # before 13 the axes of Unsqueeze are an attribute; onnx 1.17 knows nothing after 22
 # Operators whose conversion this project's tests prove; in a failure, others are the first to be suspected.
 PROVEN = {"conv2d", "conv2d_transpose", "batch_norm", "relu", "leaky_relu", "tanh", "unsqueeze", "squeeze"}
@@ -56,6 +59,20 @@ def convert(
         written.unlink(missing_ok=True)
 
 
+def check_installed() -> None:
+    """Raise ExportError, with what helps on this Python, unless ONNX can be made here."""
+    if all(importlib.util.find_spec(name) for name in ("onnx", "paddle2onnx")):
+        return
+    here, last = (".".join(map(str, version[:2])) for version in (sys.version_info, LAST_PYTHON))
+    what = "are not installed. Run: pip install -r requirements.txt"
+    if sys.version_info[:2] > LAST_PYTHON:
+        what = (
+            f"have no packages for Python {here}. Export the same checkpoint with Python 3.9 to {last}, "
+            "or use --format paddle."
+        )
+    raise ExportError(f"ONNX needs onnx and paddle2onnx, which {what}")
+
+
 def check_opset(opset: int) -> None:
     """Raise ValueError unless models can be written with this version of ONNX's operators."""
     if opset not in OPSETS:
@@ -87,6 +104,9 @@ def _run_child(prefix: Path, written: Path, opset: int, operators: Sequence[Oper
 
 
 def _read(written: Path, output: str, operators: Sequence[Operator]) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
     if not written.is_file() or not written.stat().st_size:
         raise ExportError(f"paddle2onnx reported success and wrote nothing{_suspects(output, operators)}")
     try:

@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import paddle
 
@@ -30,12 +29,15 @@ from dcgan.training.state import network_arrays
 from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
 from deploy.seeds import latents
 
-from . import onnx_graph, parity, static_graph, web
+from . import parity, static_graph
 from .batch_norm_change import BatchNormChange, reestimate
 from .certificate import Exported, certify
-from .converter import check_opset, convert
+from .converter import check_installed, check_opset, convert
 from .folder import PARAMS_FILE, replacing
 from .load_weights import Source, Trained, load_source
+
+if TYPE_CHECKING:  # onnx_graph and web import onnx, which a Paddle program does not need
+    import onnx
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,11 @@ class ExportConfig:
     uint8: bool = False
     single_file: bool = False
     device: str = "cpu"
+
+    @property
+    def makes_onnx(self) -> bool:
+        """Whether ONNX is among the formats: the web page draws with it, too."""
+        return "onnx" in self.formats or "web" in self.formats
 
     @property
     def stored_precision(self) -> str:
@@ -95,10 +102,13 @@ class ExportConfig:
 def export(out: PathLike = OUT, config: ExportConfig = ExportConfig()) -> Manifest:
     """Write what `config` asks for to the folder `out`, which is replaced as a whole, and return its manifest.
 
-    Raises CheckpointError when there is nothing to export, ExportError when a step fails, ParityError when the result
-    does not compute what the trained network computes; `out` is then as it was.
+    Raises CheckpointError when there is nothing to export, ExportError when a step fails or ONNX is asked for where it
+    cannot be made, ParityError when the result does not compute what the trained network computes; `out` is then as it
+    was.
     """
     config.check()
+    if config.makes_onnx:
+        check_installed()
     source, change, device = _prepare(config)
     report = parity.Report()
     with replacing(out) as folder:
@@ -156,7 +166,9 @@ def _write_network(trained: Trained, folder: Path, config: ExportConfig, checkpo
     operators = static_graph.read_operators(prefix, trained.layer)
     program = static_graph.program_files(prefix)
     models = []
-    if "onnx" in config.formats or "web" in config.formats:
+    if config.makes_onnx:
+        from . import onnx_graph
+
         facts = _facts(trained, config, checkpoint)
         converted = convert(prefix, config.opset, operators)
         model = onnx_graph.clean(converted, static_graph.parameter_names(trained.layer), trained.signature, facts)
@@ -171,6 +183,8 @@ def _write_network(trained: Trained, folder: Path, config: ExportConfig, checkpo
 
 def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, config: ExportConfig) -> list[ModelEntry]:
     """Write the model in the precision asked for, and the same with uint8 images if asked for."""
+    from . import onnx_graph
+
     signature, stem = trained.signature, trained.name
     if config.stored_precision == "fp16-weights":
         model = onnx_graph.with_float16_weights(model, signature)
@@ -191,6 +205,8 @@ def _write_onnx(model: onnx.ModelProto, trained: Trained, folder: Path, config: 
 
 def _facts(trained: Trained, config: ExportConfig, checkpoint: Mapping[str, Any]) -> dict[str, str]:
     """What the ONNX file says of itself to whoever opens it."""
+    from .onnx_graph import describe
+
     signature = trained.signature
     is_generator = trained.name == "generator"
     notes = (", standard normal", ", RGB, -1 to 1") if is_generator else (", RGB, -1 to 1", ", positive means real")
@@ -199,8 +215,8 @@ def _facts(trained: Trained, config: ExportConfig, checkpoint: Mapping[str, Any]
         "weights": trained.group,
         "run": checkpoint["run"],
         "step": "unknown" if checkpoint["step"] is None else str(checkpoint["step"]),
-        "input": onnx_graph.describe(signature.input_name, "float32", signature.input_shape) + notes[0],
-        "output": onnx_graph.describe(signature.output_name, "float32", signature.output_shape) + notes[1],
+        "input": describe(signature.input_name, "float32", signature.input_shape) + notes[0],
+        "output": describe(signature.output_name, "float32", signature.output_shape) + notes[1],
         "precision": config.precision,
         "batch_norm": "folded into the convolutions",
         "paddle": paddle.__version__,
@@ -218,7 +234,15 @@ def _manifest(
     device: str,
 ) -> Manifest:
     names = [name for model in models for name in model.files]
+    versions = {library.__name__: library.__version__ for library in (paddle, onnxruntime, np)}
+    if config.makes_onnx:
+        versions.update({name: version(name) for name in ("onnx", "paddle2onnx")})
     if "web" in config.formats:
+        import onnx
+
+        from . import web
+
+        versions["onnxruntime-web"] = web.runtime_version()
         names += web.write_page(folder, onnx.load(folder / web.MODEL_FILE))
     measured = {**report.to_json(), "device": device, "inputs": "seeds 0-99"}
     precision = config.stored_precision
@@ -233,12 +257,7 @@ def _manifest(
         files=describe_files(folder, names),
         checkpoint=source.checkpoint,
         config=source.config,
-        versions={
-            "python": platform.python_version(),
-            **{library.__name__: library.__version__ for library in (paddle, onnx, onnxruntime, np)},
-            "paddle2onnx": version("paddle2onnx"),
-            **({"onnxruntime-web": web.runtime_version()} if "web" in config.formats else {}),
-        },
+        versions={"python": platform.python_version(), **versions},
         precise_bn=None if change is None else change._asdict(),
         parity=measured,
     )
@@ -246,6 +265,8 @@ def _manifest(
 
 def _with_single_file(folder: Path, manifest: Manifest) -> Manifest:
     """Write the page as one file, and return the manifest with that file in it."""
+    from . import web
+
     with atomic_write(folder / web.SINGLE_FILE) as stream:
         stream.write(web.single_file(folder, to_json(manifest)))
     return replace(manifest, files={**manifest.files, **describe_files(folder, [web.SINGLE_FILE])})

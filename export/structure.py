@@ -7,14 +7,17 @@ the network's to the bit (BatchNorm folded by the same rule), and operators and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from paddle import nn
 
-from .onnx_graph import Graph, folded, is_weight_cast, read_graph
 from .static_graph import Operator
+
+if TYPE_CHECKING:  # without ONNX, programs are compared all the same
+    import onnx
+
+    from .onnx_graph import Graph
 
 # Paddle's operator -> ONNX's; a BatchNorm is part of the convolution before it.
 _KINDS = {
@@ -52,6 +55,8 @@ def onnx_problems(
 
     Args: precision - fp32, fp16 (every array rounded to float16) or fp16-weights (weights so, biases not).
     """
+    from .onnx_graph import is_weight_cast, read_graph
+
     graph = read_graph(model)
     arrays = {n: a for n, a in graph.arrays.items() if a.dtype.kind == "f" and n not in _FRAME_ARRAYS}
     expected = expected_arrays(operators, layer)
@@ -65,6 +70,8 @@ def onnx_problems(
 
 def expected_arrays(operators: Sequence[Operator], layer: nn.Layer) -> dict[str, np.ndarray]:
     """Weights and biases of the convolutions of `layer`, float32, BatchNorm folded in, read from the layers alone."""
+    from .onnx_graph import folded
+
     parts = dict(layer.named_sublayers())
     arrays: dict[str, np.ndarray] = {}
     for op in operators:

@@ -37,9 +37,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--format",
         choices=FORMATS,
-        required=True,
+        default="onnx",
         help="paddle: generator.json + .pdiparams; onnx: generator.onnx; all: both; web: a page for the browser "
-        "that generates faces offline; params: the tutorial's generator.params, beside the other files",
+        "that generates faces offline; params: the tutorial's generator.params, beside the other files "
+        "(default: onnx)",
     )
     flags.add_argument(
         "--checkpoint",

@@ -19,7 +19,7 @@ from typing import Any, Optional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcgan.config import PRESETS, TrainConfig, help_text, preset, read_config, with_default_data
-from dcgan.environment import command
+from dcgan.environment import command, export_command
 from dcgan.errors import ProjectError
 from dcgan.selftest import kill_count
 from dcgan.selftest import report as report_resume
@@ -163,9 +163,8 @@ def _report(result: Any) -> int:
         print(f"stopped at step {result.global_step}, saved. Continue with: {next_command}", file=sys.stderr)
         return 128 + result.signal
     folder = shlex.quote(str(result.folder))
-    next_command = f"{command('export')} --format onnx --checkpoint {folder}"
     print(f"report: {result.folder / 'report.html'}", file=sys.stderr)
-    print(f"done: {result.global_step} iterations. Next: {next_command}", file=sys.stderr)
+    print(f"done: {result.global_step} iterations. Next: {export_command(folder)}", file=sys.stderr)
     print(result.folder)
     return 0
 

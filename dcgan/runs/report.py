@@ -24,7 +24,7 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..data.decode import Limits, decode_image
-from ..environment import command
+from ..environment import command, export_command
 from ..errors import DataError, ProjectError
 from ..files import PathLike, atomic_write, is_file, read_file
 from ..images import GAP, TITLE_HEIGHT
@@ -327,5 +327,5 @@ def _commands(folder: Path) -> dict[str, str]:
     return {
         "continue": f"{command('train')} --resume {run}",
         "measure": f"{command('evaluate')} --checkpoint {run}",
-        "export": f"{command('export')} --format onnx --checkpoint {run}",
+        "export": export_command(run),
     }

@@ -117,3 +117,28 @@ def test_files_of_export_cannot_stand_in_for_installed_packages():
     names = {path.stem for path in converter.CHILD.parent.glob("*.py")}
     assert not names & (set(sys.stdlib_module_names) if hasattr(sys, "stdlib_module_names") else set())
     assert not names & {"onnx", "paddle", "paddle2onnx", "onnxruntime", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (
+            (3, 8),
+            "which have no packages for Python {}. Export the same checkpoint with Python 3.9 to 3.8, or use "
+            "--format paddle.",
+        ),
+        ((3, 99), "which are not installed. Run: pip install -r requirements.txt"),
+    ],
+)
+def test_a_missing_converter_is_told_with_what_helps_on_this_python(monkeypatch, last, words):
+    monkeypatch.setattr(converter, "LAST_PYTHON", last)
+    for name in ("onnx", "paddle2onnx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ExportError) as raised:
+        converter.check_installed()
+    here = ".".join(map(str, sys.version_info[:2]))
+    assert str(raised.value) == "ONNX needs onnx and paddle2onnx, " + words.format(here)
+
+
+def test_an_installed_converter_is_welcome():
+    converter.check_installed()

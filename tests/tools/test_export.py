@@ -74,6 +74,42 @@ def test_params_are_written_beside_what_is_exported(folder, exported):
     assert (folder / "work" / "export" / "generator.onnx").exists()
 
 
+WITHOUT_ONNX = """
+import runpy, sys
+sys.modules.update(onnx=None, paddle2onnx=None)  # importing one of them now fails
+sys.argv[1:] = {arguments}
+runpy.run_path({tool!r}, run_name="__main__")
+"""
+
+
+def export_without_onnx(*arguments, cwd):
+    script = WITHOUT_ONNX.format(arguments=list(arguments), tool=str(ROOT / "tools" / "export.py"))
+    return subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_paddle_and_params_are_exported_where_onnx_cannot_be_installed(folder):
+    answer = export_without_onnx("--format", "paddle", "--out", "without", "--network", "both", cwd=folder)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines()[-1] == "next: python deploy/infer.py --n 100 --backend paddle --model without"
+    versions = json.loads((folder / "without" / "manifest.json").read_text())["versions"]
+    assert "paddle" in versions and "onnx" not in versions and "paddle2onnx" not in versions
+    assert export_without_onnx("--format", "params", "--out", "without", cwd=folder).returncode == 0
+
+
+@pytest.mark.parametrize("format", ["onnx", "all", "web"])
+def test_without_onnx_one_line_says_so_before_anything_is_loaded(folder, format):
+    answer = export_without_onnx("--format", format, "--out", "never", "--checkpoint", "nowhere", cwd=folder)
+    assert answer.returncode == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
+    assert answer.stderr.startswith("error: ONNX needs onnx and paddle2onnx, which ")
+    assert not (folder / "never").exists()
+
+
+def test_onnx_is_what_is_exported_when_no_format_is_named(folder):
+    answer = export("--out", "plain", "--precise-bn", 0, cwd=folder)
+    assert answer.returncode == 0, answer.stderr
+    assert (folder / "plain" / "generator.onnx").is_file()
+
+
 def test_a_page_for_the_browser_is_a_folder_of_its_own(folder):
     answer = export("--format", "web", "--single-file", cwd=folder)
     assert answer.returncode == 0, answer.stderr
@@ -89,7 +125,7 @@ def test_help_shows_defaults_and_examples_without_importing_paddle(tmp_path):
     answer = export("--help", cwd=tmp_path, interpreter=("-X", "importtime"))
     assert answer.returncode == 0 and " paddle\n" not in answer.stderr and " onnx\n" not in answer.stderr
     text = " ".join(answer.stdout.split())
-    for default in ("work/export", "generator", "fp32", "17", "8", "cpu"):
+    for default in ("onnx", "work/export", "generator", "fp32", "17", "8", "cpu"):
         assert f"(default: {default})" in text
     assert text.count("python tools/export.py") >= 3
 
@@ -102,16 +138,17 @@ def test_defaults_of_the_flags_are_those_of_the_library():
     spec = importlib.util.spec_from_file_location("tools_export", ROOT / "tools" / "export.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    args = tool.parser().parse_args(["--format", "onnx"])
+    args = tool.parser().parse_args([])
     for name in ("checkpoint", "precision", "opset", "precise_bn", "uint8", "single_file", "device"):
         assert getattr(args, name) == getattr(ExportConfig(), name)
-    assert tool.NETWORKS[args.network] == ExportConfig().networks and tool.FORMATS["onnx"] == ExportConfig().formats
+    assert (
+        tool.NETWORKS[args.network] == ExportConfig().networks and tool.FORMATS[args.format] == ExportConfig().formats
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "--format"),
         (["--format", "tflite"], 2, "tflite"),
         (["--format", "onnx", "--checkpoint", "nowhere"], 1, "nothing to export at nowhere"),
         (["--format", "onnx", "--opset", "9"], 1, "opset must be from 13 to 21, received 9"),
