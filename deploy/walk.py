@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,11 @@ from deploy.progress import progress
 from deploy.runtimes import Runtime
 from deploy.seeds import latents
 
+log = logging.getLogger(__name__)
+
+# VP9, which all browsers play and OpenCV from PyPI writes (4.12, 5.0; it has no encoder for H.264 or AV1); H.264, for
+# an OpenCV without VP9; MPEG-4 part 2, which players play and browsers do not.
+CODECS = ("vp09", "avc1", "mp4v")
 LONGEST_GIF = 2000  # frames; OpenCV wants all of them at once
 
 
@@ -108,9 +114,7 @@ def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:
     aside = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")  # OpenCV looks at the suffix
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: what went wrong is said below, in one line
     try:
-        film = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), fps, (size, size))
-        if not film.isOpened():
-            raise ModelError(f"OpenCV cannot write {path}. Is the folder writable? If so, name a .gif file with --out.")
+        film = _open_film(path, aside, fps, size)
         for image in images:
             film.write(image)
         film.release()
@@ -119,6 +123,21 @@ def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _open_film(path: Path, aside: Path, fps: float, size: int) -> cv2.VideoWriter:
+    """A film at `aside`, in the first of CODECS that this OpenCV has; `path` is what messages call it."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        for codec in CODECS:
+            film = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*codec), fps, (size, size))
+            if film.isOpened():
+                if codec == "mp4v":
+                    log.warning("Browsers do not play %s: this OpenCV writes no VP9. A .gif plays everywhere.", path)
+                return film
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    raise ModelError(f"OpenCV cannot write {path}. Is the folder writable? If so, name a .gif file with --out.")
 
 
 def _frame_count(path: Path) -> int:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import base64
+import logging
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -68,6 +72,40 @@ def test_the_film_shows_the_faces_enlarged(export, make_generator, tmp_path, suf
     for frame, image in zip(frames, expected):
         assert np.abs(frame.mean((0, 1)) - image.mean((1, 2))).max() < 12  # lossy, but no channel is exchanged
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PLAY = """address => new Promise(done => {
+    const film = document.createElement("video");
+    film.muted = true;
+    film.onerror = () => done(film.error.message);
+    film.onended = () => done([film.videoWidth, film.videoHeight, film.duration]);
+    film.src = address;
+    film.play().catch(error => done(String(error)));
+})"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: no film can be played")
+def test_a_browser_plays_the_film_to_its_end(export, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    path = tmp_path / "walk.mp4"
+    write_walk(load_generator(export.folder), [3, 14], path, frames=12, fps=24, scale=4, batch_size=5)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        address = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        assert browser.new_page().evaluate(PLAY, address) == [64, 64, pytest.approx(0.5, abs=0.05)]
+        browser.close()
+
+
+def test_a_film_that_no_browser_plays_is_said_to_be_one(export, tmp_path, monkeypatch, caplog, capfd):
+    path = tmp_path / "walk.mp4"
+    monkeypatch.setattr(walk, "CODECS", ("av01", "mp4v"))  # as where the first is missing
+    write_walk(load_generator(export.folder), [3, 14], path, frames=4, fps=20, scale=4, batch_size=5)
+    assert len(read_film(path)) == 4
+    assert [(r.levelno, r.message) for r in caplog.records] == [
+        (logging.WARNING, f"Browsers do not play {path}: this OpenCV writes no VP9. A .gif plays everywhere.")
+    ]
+    assert "VideoWriter" not in capfd.readouterr().err  # nothing of OpenCV's own about a codec that it has not
 
 
 def test_a_film_that_could_not_be_written_leaves_the_old_one(export, tmp_path, monkeypatch):
