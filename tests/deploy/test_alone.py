@@ -103,6 +103,17 @@ runpy.run_path("deploy/serve.py", run_name="__main__")
     assert served == (alone / "work/generate/seed-000007.png").read_bytes()
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside deploy"])
+def test_a_copy_under_another_name_says_what_it_must_be_called(alone, beside):
+    (shutil.copytree if beside else shutil.move)(alone / "deploy", alone / "faces")
+    done = python("faces/infer.py", "--n", 3, cwd=alone)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        f"error: {alone / 'faces'} must be called deploy: its files import each other by that name. Rename it.\n",
+    )
+
+
 def test_the_library_is_what_the_readme_says(alone):
     script = (
         "from deploy.runtimes import load_generator\n"
