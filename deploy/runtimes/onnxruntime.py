@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import io
 import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deploy.files import PathLike
 from deploy.manifest import ModelError, Signature
 from deploy.model_check import check_onnx
 from deploy.runtimes.base import Runtime, choose_device, cores, import_library, one_line
@@ -39,19 +47,30 @@ class OnnxRuntime(Runtime):
             options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
         options.log_severity_level = 4  # an error arrives as an exception; logging it too would print it twice
         self._errors = _onnxruntime_errors(ort)
+        session, why = self._on_cuda(ort, model, options) if self.device == "gpu" else (None, "")
         try:
-            self._session = ort.InferenceSession(model, options, providers=self._providers())
+            self._session = session or ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except self._errors as error:
             raise ModelError(f"onnxruntime cannot load the model: {one_line(error)}") from error
-        if self.device == "gpu" and "CUDAExecutionProvider" not in self._session.get_providers():
-            log.warning("onnxruntime could not start CUDA; computing on the CPU.")
+        if why:
+            _warn_once(f"onnxruntime could not start CUDA ({why}); computing on the CPU.")
             self.device = "cpu"
         self._check()
 
-    def _providers(self) -> list[Any]:
+    def _on_cuda(self, ort: Any, model: bytes, options: Any) -> tuple[Any, str]:
+        """A session that computes on CUDA and "", or a session on the CPU (or None) and why it does not start."""
         # TF32 rounds the factors of a convolution to 10 bits: fast, and far outside the tolerance of fp32
-        cuda = [("CUDAExecutionProvider", {"use_tf32": "0"})] if self.device == "gpu" else []
-        return [*cuda, "CPUExecutionProvider"]
+        providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+        with _silent(ort):
+            try:
+                if hasattr(ort, "preload_dlls"):  # 1.21 and newer: finds the CUDA and cuDNN that pip installed
+                    ort.preload_dlls()
+                session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+            except self._errors as error:
+                told = re.search(r"CUDA failure \d+: ([^;\n]+)", str(error))
+                return None, told[1].strip() if told else one_line(error)
+        started = "CUDAExecutionProvider" in session.get_providers()
+        return session, "" if started else _what_cuda_lacks(ort.__file__)
 
     def _check(self) -> None:
         expected, session = self.signature, self._session
@@ -80,6 +99,39 @@ def _onnxruntime_errors(ort: Any) -> tuple[type[Exception], ...]:
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotImplemented")
     found = [getattr(ort.capi.onnxruntime_pybind11_state, n) for n in (*names, "EPFail", "RuntimeException")]
     return (*found, RuntimeError, ValueError)
+
+
+@contextlib.contextmanager
+def _silent(ort: Any) -> Iterator[None]:
+    """Keep from the screen what onnxruntime itself says, in red and on stdout, of a CUDA that does not start."""
+    ort.set_default_logger_severity(4)  # fatal errors only
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        ort.set_default_logger_severity(2)  # warnings and worse, its default
+
+
+def _what_cuda_lacks(onnxruntime_file: PathLike) -> str:
+    """Why the library that reaches CUDA cannot be loaded, asked of the loader once more (Linux)."""
+    library = Path(onnxruntime_file).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        if library.is_file():
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        name, _, rest = str(error).partition(":")
+        if not rest.startswith(" cannot open shared object file"):
+            return str(error)
+        if name.startswith("libcuda."):
+            return f"{name}, NVIDIA's driver, is missing"
+        return f"{name} is missing; pip install -r deploy/requirements-gpu.txt brings it"
+    return "no reason is known"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A warning that loading a second network does not repeat."""
+    log.warning(message)
 
 
 def _version(ort: Any) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from paddle.static import InputSpec
 
 from deploy.manifest import ModelEntry, ModelError, Signature, read_manifest
 from deploy.runtimes import OnnxRuntime, OpenVino, PaddleInference, base, load_discriminator, load_generator
+from deploy.runtimes import onnxruntime as runtime
 from deploy.seeds import latents
 
 IMAGE = (3, 16, 16)
@@ -314,21 +315,42 @@ def test_asking_for_a_gpu_that_is_not_there_falls_back_with_one_line(export, cap
 
 
 class FakeOrt:
-    """Records how a CUDA build of onnxruntime would be called; nothing runs."""
+    """A CUDA build of onnxruntime as 1.26 and 1.31 were seen to behave; what is computed runs on the CPU.
 
-    def __init__(self, real, cuda_starts):
-        self.capi, self.SessionOptions, self._cuda_starts = real.capi, real.SessionOptions, cuda_starts
-        self._real, self.__version__ = real, real.__version__
+    `fault` - how CUDA fails: "library" (the provider is left out, after an account in red), "driver" (an exception,
+    which onnxruntime by itself answers with an account on stdout and a session on the CPU), or "" (it starts).
+    """
+
+    def __init__(self, real, fault="", preloads=True):
+        self.capi, self.SessionOptions, self.__version__ = real.capi, real.SessionOptions, real.__version__
+        self.__file__ = "/nowhere/onnxruntime/__init__.py"
+        self._real, self._fault, self._severity, self.calls = real, fault, 2, []
+        if preloads:
+            self.preload_dlls = self._preload_dlls
 
     def get_available_providers(self):
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, model, options, providers):  # noqa: N802 - onnxruntime's name
+    def set_default_logger_severity(self, severity):
+        self._severity = severity
+
+    def _preload_dlls(self):
+        self.calls.append("preload_dlls")
+        if self._fault == "library":
+            print("Failed to load libcublasLt.so.13: libcublasLt.so.13: cannot open shared object file")
+
+    def InferenceSession(self, model, options, providers, enable_fallback=1):  # noqa: N802 - onnxruntime's name
+        self.calls.append("InferenceSession")
         self.providers = providers
+        cuda = providers[0] != "CPUExecutionProvider"
+        if cuda and self._fault == "library" and self._severity < 4:
+            os.write(2, b"\x1b[1;31m[E:onnxruntime:Default] Failed to load library\x1b[m\n")
+        if cuda and self._fault == "driver":
+            if not enable_fallback:
+                raise RuntimeError("CudaCall(ERRTYPE) CUDA failure 35: CUDA driver version is too old ; GPU=-1 ;")
+            print("*************** EP Error ***************")
         session = self._real.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        if not self._cuda_starts:
-            return session
-        return _OnCuda(session)
+        return session if self._fault or not cuda else _OnCuda(session)
 
 
 class _OnCuda:
@@ -342,27 +364,91 @@ class _OnCuda:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-@pytest.mark.parametrize("device", ["auto", "gpu"])
-def test_cuda_is_asked_for_without_tf32(export, monkeypatch, device):
+@pytest.fixture
+def cuda_build(monkeypatch):
+    """cuda_build(fault, preloads) -> the FakeOrt that is from now on imported as onnxruntime."""
     import onnxruntime
 
-    fake = FakeOrt(onnxruntime, cuda_starts=True)
-    monkeypatch.setattr("deploy.runtimes.onnxruntime.import_library", lambda kind: fake)
+    def install(*arguments):
+        fake = FakeOrt(onnxruntime, *arguments)
+        monkeypatch.setattr(runtime, "import_library", lambda name: fake)
+        return fake
+
+    runtime._warn_once.cache_clear()
+    yield install
+    runtime._warn_once.cache_clear()
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_cuda_is_asked_for_without_tf32(export, cuda_build, device):
+    fake = cuda_build()
     assert load_generator(export.folder, device=device).device == "gpu"
     assert fake.providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     load_generator(export.folder, device="cpu")
     assert fake.providers == ["CPUExecutionProvider"]
 
 
-def test_cuda_that_does_not_start_falls_back_with_one_line(export, monkeypatch, caplog):
-    import onnxruntime
+def test_cuda_libraries_that_pip_installed_are_loaded_first_where_onnxruntime_can(export, cuda_build):
+    fake = cuda_build()
+    load_generator(export.folder)
+    assert fake.calls == ["preload_dlls", "InferenceSession"]
+    fake = cuda_build("", False)  # before 1.21
+    assert load_generator(export.folder).device == "gpu" and fake.calls == ["InferenceSession"]
+    fake = cuda_build()
+    load_generator(export.folder, device="cpu")
+    assert fake.calls == ["InferenceSession"]
 
-    monkeypatch.setattr(
-        "deploy.runtimes.onnxruntime.import_library", lambda kind: FakeOrt(onnxruntime, cuda_starts=False)
-    )
+
+@pytest.mark.parametrize(
+    ("fault", "why"), [("library", "no reason is known"), ("driver", "CUDA driver version is too old")]
+)
+def test_cuda_that_does_not_start_falls_back_with_one_line_of_ours(export, cuda_build, caplog, capfd, fault, why):
+    cuda_build(fault)
     with caplog.at_level(logging.WARNING):
-        assert load_generator(export.folder).device == "cpu"
-    assert [r.message for r in caplog.records] == ["onnxruntime could not start CUDA; computing on the CPU."]
+        generator = load_generator(export.folder)
+        assert load_discriminator(export.folder).device == generator.device == "cpu"
+    assert [r.message for r in caplog.records] == [f"onnxruntime could not start CUDA ({why}); computing on the CPU."]
+    out, err = capfd.readouterr()
+    assert out == "" and "\x1b[" not in err
+    assert np.abs(generator.generate([1, 2]) - export.expected([1, 2])).max() < 2e-6
+
+
+@pytest.mark.parametrize("fault", ["library", "driver", ""])
+def test_onnxruntime_speaks_again_after_cuda_was_tried(export, cuda_build, fault):
+    fake = cuda_build(fault)
+    load_generator(export.folder)
+    assert fake._severity == 2
+
+
+def test_a_model_that_no_device_takes_is_one_error_and_no_talk_of_cuda(cuda_build, caplog):
+    cuda_build("driver")
+    with pytest.raises(ModelError, match="onnxruntime cannot load the model"):
+        OnnxRuntime(b"no model", SIGNATURE)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("libcuda.so.1: cannot open shared object file: No such file", "libcuda.so.1, NVIDIA's driver, is missing"),
+        (
+            "libcublasLt.so.13: cannot open shared object file: No such file",
+            "libcublasLt.so.13 is missing; pip install -r deploy/requirements-gpu.txt brings it",
+        ),
+        ("/a/b.so: undefined symbol: x", "/a/b.so: undefined symbol: x"),
+    ],
+)
+def test_what_cuda_lacks_is_named_as_the_loader_names_it(tmp_path, monkeypatch, said, why):
+    library = tmp_path / "capi" / "libonnxruntime_providers_cuda.so"
+    library.parent.mkdir()
+    library.touch()
+
+    def load(path):
+        assert path == str(library)
+        raise OSError(said)
+
+    monkeypatch.setattr(runtime.ctypes, "CDLL", load)
+    assert runtime._what_cuda_lacks(tmp_path / "__init__.py") == why
 
 
 def test_paddle_leaves_no_copy_of_the_model_behind(tmp_path, export, monkeypatch):
