@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dcgan.errors import ProjectError
 from deploy.streams import open_standard_streams
 
+PYTHONS = (3, 9), (3, 13)  # the first and the last that PaddlePaddle 3.2.2 has packages for
 EXPECTED = (ProjectError, ValueError, OSError)
 
 
@@ -53,7 +54,7 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("dcgan", "export", "deploy", "tools"):
             raise
-        print(f"error: {error.name} is not installed. Run: pip install -r requirements.txt", file=sys.stderr)
+        print(f"error: {_what_to_install(error.name)}", file=sys.stderr)
         code = 1
     except EXPECTED as error:
         if logging.getLogger("dcgan").isEnabledFor(logging.DEBUG):
@@ -61,6 +62,13 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         print(f"error: {one_line(error)}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _what_to_install(name: str | None) -> str:
+    if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        return f"{name} is not installed. Run: pip install -r requirements.txt"
+    first, last, here = (".".join(map(str, version[:2])) for version in (*PYTHONS, sys.version_info))
+    return f"PaddlePaddle 3.2.2 has no package for Python {here}. Take Python {first} to {last}."
 
 
 def one_line(error: BaseException) -> str:

@@ -1,9 +1,12 @@
 import errno
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 
 from dcgan.errors import CheckpointError
+from tools import console
 from tools.console import one_line, run, start_logging
 
 
@@ -46,6 +49,23 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(capsys):
     assert ending(fail(ModuleNotFoundError("No module named 'paddle'", name="paddle")), capsys) == (1, line)
     with pytest.raises(ModuleNotFoundError):
         run(fail(ModuleNotFoundError("No module named 'dcgan.x'", name="dcgan.x")), [])
+
+
+@pytest.mark.parametrize("name", ["paddle", "cv2"])
+def test_on_a_python_without_paddle_the_right_pythons_are_named_instead(name, capsys, monkeypatch):
+    monkeypatch.setattr(console, "PYTHONS", ((3, 7), (3, 8)))
+    here = ".".join(map(str, sys.version_info[:2]))
+    line = f"error: PaddlePaddle 3.2.2 has no package for Python {here}. Take Python 3.7 to 3.8.\n"
+    assert ending(fail(ModuleNotFoundError(f"No module named '{name}'", name=name)), capsys) == (1, line)
+
+
+def test_the_pythons_that_are_named_are_those_of_the_package():
+    from packaging.specifiers import SpecifierSet
+
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text("utf-8")
+    stated = SpecifierSet(text.partition('requires-python = "')[2].partition('"')[0])
+    named = [minor for minor in range(20) if console.PYTHONS[0] <= (3, minor) <= console.PYTHONS[1]]
+    assert named == [minor for minor in range(20) if f"3.{minor}.5" in stated]
 
 
 def test_ctrl_c_exits_with_130(capsys):
