@@ -70,7 +70,7 @@ def check_installed() -> None:
             f"have no packages for Python {here}. Export the same checkpoint with Python 3.9 to {last}, "
             "or use --format paddle."
         )
-    raise ExportError(f"ONNX needs onnx and paddle2onnx, which {what}")
+    raise ExportError(f"ONNX needs paddle2onnx 2.1 and onnx 1.17, which {what}")
 
 
 def check_opset(opset: int) -> None:

@@ -137,7 +137,7 @@ def test_a_missing_converter_is_told_with_what_helps_on_this_python(monkeypatch,
     with pytest.raises(ExportError) as raised:
         converter.check_installed()
     here = ".".join(map(str, sys.version_info[:2]))
-    assert str(raised.value) == "ONNX needs onnx and paddle2onnx, " + words.format(here)
+    assert str(raised.value) == "ONNX needs paddle2onnx 2.1 and onnx 1.17, " + words.format(here)
 
 
 def test_an_installed_converter_is_welcome():

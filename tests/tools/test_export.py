@@ -100,7 +100,7 @@ def test_paddle_and_params_are_exported_where_onnx_cannot_be_installed(folder):
 def test_without_onnx_one_line_says_so_before_anything_is_loaded(folder, format):
     answer = export_without_onnx("--format", format, "--out", "never", "--checkpoint", "nowhere", cwd=folder)
     assert answer.returncode == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
-    assert answer.stderr.startswith("error: ONNX needs onnx and paddle2onnx, which ")
+    assert answer.stderr.startswith("error: ONNX needs paddle2onnx 2.1 and onnx 1.17, which ")
     assert not (folder / "never").exists()
 
 
