@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "prepare", "report", "export", "evaluate", "infer", "serve")
+COMMANDS = ("train", "prepare", "report", "export", "evaluate", "infer", "serve", "doctor")
 
 
 def run(*words, cwd, **environment):
