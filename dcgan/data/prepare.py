@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import logging
@@ -32,7 +31,8 @@ from tqdm import tqdm
 
 from ..environment import thread_count
 from ..errors import DataError
-from ..files import PathLike, atomic_write, write_json
+from ..files import Lock, LockedError, PathLike, atomic_write, remove_leftovers, write_json
+from .crop import crop_origin, fit_image
 from .decode import DEFAULT_LIMITS, Limits
 from .packed import (
     FORMAT,
@@ -40,7 +40,6 @@ from .packed import (
     PackedData,
     info_path,
     is_packed,
-    map_packed,
     npy_header,
     open_packed,
     read_info,
@@ -106,42 +105,6 @@ def cached_packed(
     return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
 
 
-def fit_image(image: np.ndarray, size: int, crop: str = "tutorial", max_pixels: int = Limits.max_pixels) -> np.ndarray:
-    """uint8 [S, S, 3] from uint8 [H, W, 3]: the short side becomes S = `size`, then S x S pixels are cut out.
-
-    crop: `tutorial` - at the left, 10/64 of S below the top, as for CelebA's 64 x 78;  `center`;  `X,Y` - so many
-    pixels of the resized image from its left and its top. Moved back inside where it would run out of the image.
-    Shrinking averages areas, enlarging is bilinear. Raises DataError if the image is so elongated that it would
-    become larger than `max_pixels`, ValueError for another `crop`.
-    """
-    height, width = image.shape[:2]
-    short = min(height, width)
-    new_height, new_width = (max(size, round(side * size / short)) for side in (height, width))
-    if new_height * new_width > max(max_pixels, size * size):
-        raise DataError(f"too elongated: {width} x {height} pixels would become {new_width} x {new_height}")
-    if short != size:
-        how = cv2.INTER_AREA if short > size else cv2.INTER_LINEAR
-        image = cv2.resize(image, (new_width, new_height), interpolation=how)
-    x, y = _crop_origin(crop, size, new_height, new_width)
-    return image[y : y + size, x : x + size]
-
-
-def _crop_origin(crop: str, size: int, height: int, width: int) -> tuple[int, int]:
-    if crop == "tutorial":
-        x, y = 0, round(10 * size / 64)
-    elif crop == "center":
-        x, y = (width - size) // 2, (height - size) // 2
-    else:
-        found = re.fullmatch(r" *([0-9]{1,9}) *, *([0-9]{1,9}) *", crop)
-        if not found:
-            raise ValueError(f"crop must be tutorial, center, or X,Y in pixels (0,10 for instance), received {crop!r}")
-        x, y = int(found.group(1)), int(found.group(2))
-    return min(x, width - size), min(y, height - size)
-
-
-# --- packing
-
-
 def _prepare(
     data: str,
     out: Path,
@@ -154,7 +117,7 @@ def _prepare(
 ) -> PackedData:
     if size < 1 or workers < 0:
         raise ValueError(f"image_size must be at least 1 and workers at least 0, received {size} and {workers}")
-    _crop_origin(crop, size, size, size)  # a wrong crop is refused before anything is read
+    crop_origin(crop, size, size, size)  # a wrong crop is refused before anything is read
     with open_source(data, limits, seed) as source:
         claim = {
             "format": FORMAT,
@@ -162,28 +125,51 @@ def _prepare(
             "source": {"kind": source.kind, "name": source.label, "fingerprint": source.fingerprint()},
             "settings": {"image_size": size, "crop": crop, **asdict(limits)},
         }
-        packed = _reusable(out, claim)
-        if packed:
-            _name_rejected(packed, len(source))
-            return packed
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out)
-        _check_space(out, len(source) * 3 * size * size)
-        with _clear_disk_full(out):
-            return _pack(source, out, claim, workers or thread_count(), limits, progress)
+        packed = _reusable(out, claim, logging.DEBUG)  # without a lock: the folder may be read-only
+        if not packed:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with _one_writer(out):
+                packed = _reusable(out, claim, logging.WARNING)  # another process may have made it meanwhile
+                if not packed:
+                    remove_leftovers(out.parent)
+                    _check_space(out, len(source) * 3 * size * size)
+                    with _clear_disk_full(out):
+                        packed = _pack(source, out, claim, workers or thread_count(), limits, progress)
+        _name_rejected(packed, len(source))
+        return packed
 
 
-def _reusable(out: Path, claim: dict) -> PackedData | None:
-    """What is at `out` if it was made from the same source with the same settings and is whole, else None."""
+@contextlib.contextmanager
+def _one_writer(out: Path) -> Iterator[None]:
+    """Hold the lock of `out`, after another process has let go of it. The lock's file, hidden beside `out`, stays."""
+    lock = Lock(out.with_name(f".{out.name}.lock"))
+    is_told = False
+    while not lock.is_locked:
+        try:
+            lock.acquire()
+        except LockedError:
+            if not is_told:
+                logger.warning("Another process is preparing %s: waiting for it.", out)
+                is_told = True
+            time.sleep(0.2)
+    with lock:
+        yield
+
+
+def _reusable(out: Path, claim: dict, level: int) -> PackedData | None:
+    """What is at `out` if it was made from the same source with the same settings and is whole, else None.
+
+    `level` - of the log line that says why a file of ours is not reused, where that is not the caller's own change.
+    """
     info = read_info(out)
     if out.exists() and info and (info["format"], info.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        logger.warning("%s was packed by an earlier version of this project: preparing it again.", out)
+        logger.log(level, "%s was packed by an earlier version of this project: preparing it again.", out)
     if not out.exists() or any(info.get(name) != value for name, value in claim.items()):
         return None
     try:
         return open_packed(out)
     except DataError as error:
-        logger.warning("%s. Preparing it again.", error)
+        logger.log(level, "%s. Preparing it again.", error)
         return None
 
 
@@ -212,9 +198,7 @@ def _pack(
         stream.flush()
         os.fsync(stream.fileno())
         write_json(info_path(out), info)  # first the claim, so that a .npy of ours is never without one
-    packed = PackedData(out, map_packed(out), digest, info)
-    _name_rejected(packed, len(source))
-    return packed
+    return open_packed(out)  # the digest of what is mapped now: where there are no locks, another may have written it
 
 
 def _name_rejected(packed: PackedData, total: int) -> None:
@@ -317,14 +301,6 @@ def _check_space(out: Path, needed_bytes: int) -> None:
             f"{out} would take {needed_bytes / 1e6:,.0f} MB, and its disk has {free_bytes / 1e6:,.0f} MB free: "
             "free some space, or put it on another disk"
         )
-
-
-def _remove_abandoned(out: Path) -> None:
-    """Remove what killed processes left of `out`, named as `atomic_write` does; one at work keeps changing its file."""
-    for part in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > 3600:
-                part.unlink()
 
 
 def _cache_name(data: str, size: int, crop: str, seed: int, limits: Limits) -> str:

@@ -128,3 +128,42 @@ def test_a_json_of_somebody_else_is_no_claim(tmp_path, images, text):
     np.save(tmp_path / "a.npy", images)
     (tmp_path / "a.json").write_text(text)
     assert open_packed(tmp_path / "a.npy").info == {}
+
+
+@pytest.mark.parametrize("change", ["cut", "emptied", "overwritten"])
+@pytest.mark.parametrize("index", [0, slice(2), [4, 1]])
+def test_a_file_that_changes_while_it_is_used_is_an_error_and_no_crash(tmp_path, images, change, index):
+    np.save(tmp_path / "a.npy", images)
+    packed = open_packed(tmp_path / "a.npy")
+    part = packed.images[1:]
+    before = np.array(packed.images[index])
+    assert np.array_equal(before, images[index])
+    if change == "overwritten":
+        (tmp_path / "a.npy").write_bytes(npy_header(5, 16) + bytes(images.nbytes))
+        os.utime(tmp_path / "a.npy", ns=(1, 1))
+    else:
+        os.truncate(tmp_path / "a.npy", 1000 if change == "cut" else 0)
+    for array in (packed.images, part):
+        with pytest.raises(DataError, match=r"a\.npy was cut or overwritten while it was in use"):
+            array[index]
+
+
+def test_a_file_that_is_renamed_over_it_leaves_what_is_in_use_as_it_was(tmp_path, images):
+    np.save(tmp_path / "a.npy", images)
+    packed = open_packed(tmp_path / "a.npy")
+    np.save(tmp_path / "b.npy", images[:2])
+    os.replace(tmp_path / "b.npy", tmp_path / "a.npy")
+    assert np.array_equal(packed.images[[4, 0]], images[[4, 0]])
+    assert type(packed.images[[4, 0]]) is np.ndarray
+
+
+def test_a_pipe_or_device_in_place_of_a_packed_file_is_refused_and_does_not_block(tmp_path, images):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(DataError, match=r"a\.npy is no packed file: it is a pipe"):
+        open_packed(tmp_path / "a.npy")
+    (tmp_path / "b.npy").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"b\.npy is no packed file: it is a device"):
+        open_packed(tmp_path / "b.npy")
+    np.save(tmp_path / "c.npy", images)
+    os.mkfifo(tmp_path / "c.json")
+    assert open_packed(tmp_path / "c.npy").info == {}

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from dcgan.data.decode import Limits
 from dcgan.data.packed import open_packed
 from dcgan.data.prepare import cached_packed, fit_image, prepare
 from dcgan.errors import DataError
+from dcgan.files import Lock
 from dcgan.images import write_png
 
 
@@ -53,7 +55,8 @@ def never_decode(monkeypatch):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """Names in a folder, but for the hidden lock files that stay."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 # --- pixels
@@ -396,13 +399,47 @@ def test_a_crash_between_json_and_pixels_is_prepared_again(folder, tmp_path, mon
 
 
 def test_what_a_killed_process_left_is_removed_and_what_one_writes_is_not(folder, tmp_path):
-    abandoned, alive, other = (tmp_path / name for name in (".a.npy.1.part", ".a.npy.2.part", ".b.npy.1.part"))
-    for path in (abandoned, alive, other):
+    abandoned, alive = (tmp_path / f".a.npy.{digit * 16}.part" for digit in "01")
+    mine = tmp_path / ".a.npy.mine.part"
+    for path in (abandoned, alive, mine):
         path.write_bytes(b"x")
-    for path in (abandoned, other):
-        os.utime(path, (time.time() - 7200,) * 2)
-    prepare(str(folder), tmp_path / "a.npy", image_size=16)
-    assert (abandoned.exists(), alive.exists(), other.exists()) == (False, True, True)
+    with Lock(alive):
+        prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    assert (abandoned.exists(), alive.exists(), mine.exists()) == (False, True, True)
+
+
+def test_of_several_that_prepare_the_same_file_one_does_it_and_the_others_use_it(folder, tmp_path, monkeypatch, caplog):
+    real, calls = module.fit_image, []
+
+    def counted(*args):
+        calls.append(args)
+        time.sleep(0.01)
+        return real(*args)
+
+    monkeypatch.setattr(module, "fit_image", counted)
+    with ThreadPoolExecutor(4) as pool:  # a lock is of a file that is open, so threads stand for processes here
+        found = list(pool.map(lambda _: prepare(str(folder), tmp_path / "a.npy", image_size=16, workers=1), range(4)))
+    assert len(calls) == 37
+    assert len({packed.digest for packed in found}) == 1
+    assert all(np.array_equal(packed.images, found[0].images) for packed in found)
+    assert files(tmp_path) == ["a.json", "a.npy", "faces"]
+    assert "Another process is preparing" in caplog.text
+
+
+def test_pixels_that_another_process_put_in_place_are_not_taken_for_its_own(folder, tmp_path, monkeypatch):
+    """As where file systems know no locks: the digest is of what is mapped, not of what was written."""
+    other = tmp_path / "other.npy"
+    np.save(other, np.zeros((37, 3, 16, 16), np.uint8))
+    real = os.replace
+
+    def replaced(source, target):
+        real(source, target)
+        if str(target).endswith(".npy"):
+            real(other, target)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    with pytest.raises(DataError, match="not the file that its .json describes: sha256"):
+        prepare(str(folder), tmp_path / "a.npy", image_size=16)
 
 
 # --- what training uses

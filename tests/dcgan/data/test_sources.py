@@ -112,6 +112,43 @@ def test_a_pipe_is_refused_and_does_not_block(folder):
         open_source(str(folder)).image(5)
 
 
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_a_device_or_pipe_called_zip_is_refused_and_does_not_block(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "x.zip").symlink_to(target)
+    with pytest.raises(DataError, match=r"x\.zip is no \.zip: it is a (pipe|device)"):
+        open_source(str(tmp_path / "x.zip"))
+
+
+def test_runs_and_exports_of_this_project_are_no_training_data(folder, caplog):
+    """As with --data . where work/ is."""
+    for place, files in {
+        "work/runs/00000-faces": ("config.json", "metrics.jsonl", "real.png", "samples/step-00000000.png"),
+        "work/export": ("manifest.json", "generator.onnx", "sample.png"),
+    }.items():
+        for name in files:
+            path = folder / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(9))
+    source = open_source(str(folder))
+    assert names(source) == ["a.bmp", "b/10.JPG", "b/2.jpeg", "b/deep/1.WebP", "c.PNG"]
+    (line,) = caplog.messages
+    assert line == "2 folders with runs or exports of this project left out: work/export, work/runs/00000-faces"
+    assert names(open_source(str(folder / "work" / "export"))) == ["sample.png"]  # named by the user
+
+
+def test_a_changed_image_behind_a_link_changes_the_fingerprint(folder):
+    """As with git-annex: the folder holds links into a hidden store inside it."""
+    (folder / ".store").mkdir()
+    (folder / ".store" / "1").write_bytes(png(50))
+    (folder / "d.png").symlink_to(".store/1")
+    source = open_source(str(folder))
+    assert source.image(5)[0, 0, 0] == 50
+    before = source.fingerprint()
+    (folder / ".store" / "1").write_bytes(png(51, size=9))
+    assert open_source(str(folder)).fingerprint() != before
+
+
 def test_names_are_printable(folder):
     (folder / "z\x1b[31m\n.png").write_bytes(png(5))
     with open(os.fsencode(folder) + b"/z\xff.png", "wb") as stream:
