@@ -109,24 +109,19 @@ def start_process(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_together(start_process):
-    """start_together(arguments, cwd): two processes that know each other, with the environment that
-    `paddle.distributed.launch` gives them, without a launcher that watches them."""
+    """start_together(arguments, cwd, extra): two processes that know each other as those of an older cluster do, by
+    PADDLE_TRAINER_ENDPOINTS, without a launcher that watches them. `extra` has more arguments for the second."""
 
-    def start(arguments, cwd, count=2):
+    def start(arguments, cwd, extra=(), count=2):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         endpoints = [f"127.0.0.1:{port + rank}" for rank in range(count)]  # only the first, the store, is listened on
         return [
             start_process(
-                arguments,
+                [*arguments, *(extra if rank else ())],
                 cwd,
-                PADDLE_MASTER=endpoints[0],
                 PADDLE_TRAINER_ENDPOINTS=",".join(endpoints),
                 PADDLE_CURRENT_ENDPOINT=endpoints[rank],
-                PADDLE_TRAINER_ID=str(rank),
-                PADDLE_LOCAL_RANK=str(rank),
-                PADDLE_TRAINERS_NUM=str(count),
-                PADDLE_LOCAL_SIZE=str(count),
             )
             for rank in range(count)
         ]

@@ -114,7 +114,8 @@ def main(argv: Optional[list[str]] = None) -> int:
     from dcgan.dry_run import count_images, describe
     from dcgan.train import train
 
-    process_group = init_process_group(explicit.get("device", TrainConfig.device))
+    flags = {name: value for name, value in arguments.items() if name != "log_level"}
+    process_group = init_process_group(explicit.get("device", TrainConfig.device), flags)
     config, found = _settings(arguments, explicit) if process_group.is_rank_zero else (None, None)
     config = TrainConfig.from_mapping(process_group.broadcast(config and config.to_json()))
     if arguments["dry_run"]:

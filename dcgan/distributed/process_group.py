@@ -17,6 +17,7 @@ import hashlib
 import io
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,8 +25,9 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from ..errors import TrainingError
-from .control_channel import ControlChannel, connect
+from ..errors import ProjectError, TrainingError
+from .control_channel import ControlChannel, connect, wait_for_server
+from .launcher import Launch, read_launch
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ T = TypeVar("T")
 class ProcessGroup:
     """The processes of a run as one of them sees it. `ProcessGroup()` is one process: nothing below costs anything.
 
-    `rank` of `size` processes; rank 0 is the writer: it alone reads checkpoints, writes files and judges the run.
+    `rank` of `size` processes; rank 0 alone reads checkpoints, writes files and judges the run.
     All processes must call the methods in the same order; they raise TrainingError when one of them has died.
     """
 
@@ -52,10 +54,10 @@ class ProcessGroup:
     def is_rank_zero(self) -> bool:
         return self.rank == 0
 
-    # ---- words ------------------------------------------------------------------------------------------------------
+    # ---- messages ---------------------------------------------------------------------------------------------------
 
     def broadcast(self, value: Any) -> Any:
-        """The writer's value on every process; must be JSON."""
+        """The value of rank 0 on every process; must be JSON."""
         return self._channel.broadcast(value) if self._channel else value
 
     def all_reduce_max(self, number: int) -> int:
@@ -65,11 +67,11 @@ class ProcessGroup:
         return self._channel.broadcast(max(self._channel.gather(number) or [0]))
 
     def barrier(self) -> None:
-        """Wait until all are here, however long that takes."""
+        """Wait until all processes have called this, however long that takes."""
         self.all_reduce_max(0)
 
     def rank_zero_first(self, work: Callable[[], T]) -> T:
-        """`work()`, done by the writer first, then by one process per other machine, then by the rest.
+        """`work()`, done by rank 0 first, then by one process per other machine, then by the rest.
 
         For work whose result is kept in files, which those who come later find: the images are packed once.
         """
@@ -98,7 +100,7 @@ class ProcessGroup:
             )
 
     def shutdown(self) -> None:
-        """Part from the others when all have come here; then this process may end."""
+        """Wait for the others to call this too; afterwards a process may end without being missed."""
         if self._channel:
             self._channel.close()
 
@@ -106,7 +108,7 @@ class ProcessGroup:
 
     @paddle.no_grad()
     def all_reduce_mean(self, tensors: Sequence[paddle.Tensor]) -> None:
-        """Put the mean over the processes in the place of each tensor, in one exchange, computed in float32.
+        """Replace each tensor by its mean over the processes, in one exchange, computed in float32.
 
         Each process must bring the same shapes in the same order. The mean has the same bits everywhere.
         """
@@ -122,7 +124,7 @@ class ProcessGroup:
             start += tensor.size
 
     def broadcast_tensors(self, tensors: Sequence[paddle.Tensor]) -> None:
-        """Put the writer's values in the place of each tensor. Goes through the host, as tensors may lie anywhere."""
+        """Replace each tensor's values by those of rank 0. Goes through the host, as tensors may lie anywhere."""
         if self.size == 1:
             return
         flat = paddle.to_tensor(np.concatenate([t.astype("float32").numpy().ravel() for t in tensors]))
@@ -141,10 +143,10 @@ class ProcessGroup:
 
     def _exchange(self, collective: Callable, *arguments: Any) -> None:
         if self._gloo:
-            self.barrier()  # gloo itself waits 30 s for a process that saves or draws, then fails
+            self.barrier()  # gloo itself waits 30 s for a process that saves or generates images, then fails
         try:
             collective(*arguments)
-        except RuntimeError:  # gloo's word for a connection that ended, among other things
+        except RuntimeError:  # what gloo raises when a connection ends, among other things
             self.barrier()  # raises and says who has died, if it was that
             raise
 
@@ -152,28 +154,66 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def init_process_group(device: str = "auto") -> ProcessGroup:
+def init_process_group(device: str = "auto", flags: Mapping[str, Any] | None = None) -> ProcessGroup:
     """Meet the other processes that `python -m paddle.distributed.launch` started; `SINGLE_PROCESS` if there are none.
 
     Args: device - as in dcgan.device.choose_device; "cpu" makes the processes talk through gloo.
-    Call once, before any network is built. Afterwards only the writer logs below errors. Raises TrainingError if the
-    others do not come, ValueError for one card by number.
+          flags - of the command, as JSON values by name; they must be the same in all processes.
+    Call once, before any network is built. Afterwards only rank 0 logs below errors. Raises TrainingError if the others
+    do not come, ProjectError for other flags or an environment that makes no sense, ValueError for one card by number.
     """
-    size, rank = int(os.environ.get("PADDLE_TRAINERS_NUM", 1)), int(os.environ.get("PADDLE_TRAINER_ID", 0))
-    if size == 1:
+    launch = read_launch()
+    if launch.size == 1:
         return SINGLE_PROCESS
     if device.startswith("gpu:"):
-        raise ValueError(f"--device {device} is one card for {size} processes: give the launcher --devices instead")
-    if device == "cpu" or not paddle.is_compiled_with_cuda():
-        os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
-    gloo = os.environ.get("PADDLE_DISTRI_BACKEND") == "gloo"
+        raise ValueError(
+            f"--device {device} is one card for {launch.size} processes: give the launcher --devices instead"
+        )
+    gloo = launch.backend == "gloo" or device == "cpu" or not paddle.is_compiled_with_cuda()
+    if launch.rank:
+        logging.getLogger("dcgan").setLevel(logging.ERROR)
+    channel = connect(launch.rank, launch.size, launch.endpoints[0], launch.run_id)
+    _check_flags(channel, launch, dict(flags or {}))
+    _init_paddle(channel, launch, gloo)
+    return ProcessGroup(launch.rank, launch.size, launch.local_rank, channel, gloo)
+
+
+def _check_flags(channel: ControlChannel, launch: Launch, flags: dict[str, Any]) -> None:
+    everybody = channel.gather(flags) or []
+    different = [
+        f"process {rank} was started with another --{name.replace('_', '-')} than process 0"
+        for rank, theirs in enumerate(everybody)
+        for name in sorted(flags)
+        if theirs.get(name) != flags[name]
+    ]
+    different = channel.broadcast(different)
+    if different:
+        raise ProjectError(f"{different[0]}; give the same command to all processes")
+
+
+def _init_paddle(channel: ControlChannel, launch: Launch, gloo: bool) -> None:
+    """Paddle's own start. Its store gets a port of its own, as the older launcher gives it the one of `channel`."""
+    master = channel.broadcast(_free_address(launch.endpoints[0].rsplit(":", 1)[0]) if launch.rank == 0 else None)
+    os.environ.update(
+        PADDLE_MASTER=master,
+        PADDLE_TRAINER_ENDPOINTS=",".join(launch.endpoints),
+        PADDLE_CURRENT_ENDPOINT=launch.endpoints[launch.rank],
+        PADDLE_TRAINER_ID=str(launch.rank),
+        PADDLE_TRAINERS_NUM=str(launch.size),
+        PADDLE_LOCAL_SIZE=str(launch.local_size),  # how many share the cores
+        **({"PADDLE_DISTRI_BACKEND": "gloo"} if gloo else {}),
+    )
+    for name in ("MASTER_ADDR", "MASTER_PORT"):  # Paddle would prefer them
+        os.environ.pop(name, None)
     os.environ.setdefault("FLAGS_stop_check_timeout", "86400")  # how long its store waits for a process, in seconds
+    if launch.rank:
+        wait_for_server(master)  # Paddle itself tries every 3 s
     with contextlib.redirect_stderr(io.StringIO()):  # it lists its flags
         dist.init_parallel_env()
     # paddle.Model looks here too, and would wrap `network` alone in a DataParallel of its own (hapi/model.py:1214).
     os.environ["PADDLE_TRAINERS_NUM"] = "1"
-    if rank:
-        logging.getLogger("dcgan").setLevel(logging.ERROR)
-    host = os.environ["PADDLE_MASTER"].rsplit(":", 1)[0]
-    channel = connect(rank, size, host, paddle.base.core.create_or_get_global_tcp_store())
-    return ProcessGroup(rank, size, int(os.environ.get("PADDLE_LOCAL_RANK", rank)), channel, gloo)
+
+
+def _free_address(host: str) -> str:
+    with socket.create_server((host, 0)) as server:
+        return f"{host}:{server.getsockname()[1]}"

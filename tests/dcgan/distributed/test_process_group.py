@@ -75,18 +75,18 @@ def together(tmp_path_factory, start_together):
     return (folder, *(json.loads((folder / f"seen-{rank}.json").read_text()) for rank in (0, 1)))
 
 
-def test_words_of_the_writer_reach_all_and_turns_are_taken_one_after_the_other(together):
+def test_values_of_rank_0_reach_all_and_rank_0_works_first(together):
     _, zero, one = together
-    assert zero["words"] == {"broadcast": {"from": 0}, "max": 10, "turn": 0}
-    assert one["words"] == {"broadcast": {"from": 0}, "max": 10, "turn": 1}
+    assert zero["messages"] == {"broadcast": {"from": 0}, "max": 10, "order": 0}
+    assert one["messages"] == {"broadcast": {"from": 0}, "max": 10, "order": 1}
 
 
-def test_tensors_are_averaged_copied_and_gathered_whatever_their_shape_and_type(together):
+def test_tensors_are_averaged_broadcast_and_gathered_whatever_their_shape_and_type(together):
     _, zero, one = together
     assert zero["tensors"] == one["tensors"]
     assert zero["tensors"]["average"] == [2, 3, 4]
     assert zero["tensors"]["average of halves"] == ["paddle.float16", [[15]]]
-    assert zero["tensors"]["copied"] == [[0, 0], [[5]]]
+    assert zero["tensors"]["broadcast"] == [[0, 0], [[5]]]
     assert zero["tensors"]["gathered"] == [[0], [0], [1], [1]]
 
 
@@ -101,12 +101,12 @@ def test_batch_norm_over_each_process_own_batch_is_another_recipe(together):
     assert zero["against one process"]["with BatchNorm"] > 1e-4
 
 
-def test_each_process_draws_latents_of_its_own_and_the_first_those_of_a_process_alone(together, tiny_config):
+def test_each_process_samples_its_own_latents_and_rank_0_those_of_a_single_process(together, tiny_config):
     _, zero, one = together
     alone = runs.DCGAN(tiny_config)
     alone.global_step = 5
     eight = alone._sample_latents(8).numpy().sum(axis=1).tolist()
-    assert zero["draws"] + one["draws"] == eight and len(set(eight)) == 8
+    assert zero["latents"] + one["latents"] == eight and len(set(eight)) == 8
 
 
 def test_a_run_of_two_processes_has_one_folder_with_everything_and_says_how_large_its_batch_is(together):
@@ -156,7 +156,7 @@ def test_a_run_of_two_processes_goes_on_with_one_and_another_batch_of_the_same_t
     assert result.global_step == 9 and "now by 1, 16 images" in caplog.text
 
 
-def test_a_collapse_that_the_writer_sees_takes_all_processes_back_together(together):
+def test_a_collapse_that_rank_0_sees_takes_all_processes_back_together(together):
     folder, zero, one = together
     run, last_step = zero["runs"]["rolled back"]
     assert last_step == 9
@@ -195,7 +195,7 @@ def killed(tmp_path_factory, start_together):
     return folder, processes
 
 
-def test_a_killed_process_takes_the_others_down_in_one_line_with_the_last_checkpoint_whole(killed):
+def test_a_killed_process_ends_the_others_with_one_line_and_leaves_the_last_checkpoint_whole(killed):
     folder, processes = killed
     lines = Path(processes[0].log).read_text().splitlines()
     assert processes[0].returncode == 1
@@ -232,7 +232,8 @@ def test_the_launcher_resumes_and_a_signal_to_it_saves_and_stops_all_at_one_iter
 
 
 def test_without_a_launcher_there_is_one_process_and_nothing_to_exchange(monkeypatch):
-    monkeypatch.delenv("PADDLE_TRAINERS_NUM", raising=False)
+    for name in ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ENDPOINTS"):
+        monkeypatch.delenv(name, raising=False)
     assert init_process_group() is SINGLE_PROCESS
     assert (SINGLE_PROCESS.rank, SINGLE_PROCESS.size, SINGLE_PROCESS.is_rank_zero) == (0, 1, True)
     value = object()
@@ -250,7 +251,8 @@ def test_without_a_launcher_there_is_one_process_and_nothing_to_exchange(monkeyp
 
 
 def test_one_card_for_several_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    monkeypatch.setenv("PADDLE_TRAINER_ENDPOINTS", "host:1,host:2")
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
     with pytest.raises(ValueError, match="one card for 2 processes.*--devices"):
         init_process_group("gpu:1")
 

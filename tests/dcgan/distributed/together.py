@@ -36,12 +36,12 @@ from deploy.seeds import bits
 STEPS = 10
 
 
-def words(process_group: ProcessGroup) -> dict:
+def messages(process_group: ProcessGroup) -> dict:
     order = process_group.rank_zero_first(lambda: process_group.rank)
     return {
         "broadcast": process_group.broadcast({"from": process_group.rank}),
         "max": process_group.all_reduce_max(10 - process_group.rank),
-        "turn": order,
+        "order": order,
     }
 
 
@@ -50,12 +50,12 @@ def tensors(process_group: ProcessGroup) -> dict:
     vector = paddle.to_tensor(np.arange(3, dtype=np.float32) + 1 + 2 * process_group.rank)
     half = paddle.full([1, 1], 10.0 * (1 + process_group.rank), "float16")
     process_group.all_reduce_mean([vector, half])
-    copied = [paddle.full([2], process_group.rank, "float32"), paddle.full([1, 1], 5.0 + process_group.rank, "float32")]
-    process_group.broadcast_tensors(copied)
+    sent = [paddle.full([2], process_group.rank, "float32"), paddle.full([1, 1], 5.0 + process_group.rank, "float32")]
+    process_group.broadcast_tensors(sent)
     return {
         "average": vector.numpy().tolist(),
         "average of halves": [str(half.dtype), half.numpy().tolist()],
-        "copied": [t.numpy().tolist() for t in copied],
+        "broadcast": [t.numpy().tolist() for t in sent],
         "gathered": process_group.all_gather(np.full([2, 1], process_group.rank, np.float32)).tolist(),
     }
 
@@ -75,9 +75,9 @@ class _Flat(nn.Layer):
 
 
 def trained(process_group: ProcessGroup, batch_size: int, normalised: bool) -> np.ndarray:
-    """All weights after ten steps on images that are the same for every process_group."""
+    """All weights after ten steps on images that are the same for every process group."""
     images = (bits(np.arange(STEPS * 64), 3 * 16 * 16) & 255).astype(np.uint8).reshape(-1, 3, 16, 16)
-    paddle.seed(process_group.rank)  # other first weights in each process, until they follow the writer
+    paddle.seed(process_group.rank)  # other first weights in each process, until they are those of rank 0
     generator, discriminator = _Flat(8, [3, 16, 16], normalised), _Flat(3 * 16 * 16, [1], normalised)
     image_spec = InputSpec([None, 3, 16, 16], "float32", "image")
     model = AdversarialModel(
@@ -108,8 +108,8 @@ def against_one_process(process_group: ProcessGroup) -> dict:
     return found
 
 
-def one_seed_many_draws(process_group: ProcessGroup) -> list:
-    """A digest of latents and of noise that this process would train with at step 5."""
+def latents(process_group: ProcessGroup) -> list:
+    """Sums of the four latents that this process would train with at step 5."""
     model = runs.DCGAN(TrainConfig(image_size=16, base_channels=4, latent_dim=8, device="cpu"), process_group)
     model.global_step = 5
     return model._sample_latents(4).numpy().sum(axis=1).tolist()
@@ -172,10 +172,10 @@ def main(folder: str) -> None:
         logging.getLogger("dcgan").setLevel("INFO")
     config = TrainConfig.from_mapping(read_config("config.json"))
     seen = {
-        "words": words(process_group),
+        "messages": messages(process_group),
         "tensors": tensors(process_group),
         "against one process": against_one_process(process_group),
-        "draws": one_seed_many_draws(process_group),
+        "latents": latents(process_group),
         "runs": whole_runs(process_group, config),
         "planted difference": planted_difference(process_group, config),
         "log": lines,
