@@ -1,4 +1,4 @@
-"""DCGAN on PaddlePaddle: data, networks, an adversarial engine, checkpoints, and a meter of the images.
+"""DCGAN on PaddlePaddle: data, networks, an adversarial engine, checkpoints, and metrics.
 
     from dcgan import DCGAN, BatchLoader, TrainConfig, cached_packed
 

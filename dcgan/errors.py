@@ -18,7 +18,7 @@ class TrainingError(ProjectError):
 
 
 class CollapseError(TrainingError):
-    """The generator draws nearly the same image for every seed."""
+    """The generator gives nearly the same image for every seed."""
 
 
 class ExportError(ProjectError):

@@ -57,7 +57,7 @@ class DCGAN(AdversarialModel):
             seed=config.seed,
             process_group=process_group,
         )
-        if config.sync_bn:  # not of the averaged generator, which one process may draw with alone
+        if config.sync_bn:  # not of the averaged generator, which one process may use alone
             generator = with_synchronised_statistics(generator)
             discriminator = with_synchronised_statistics(discriminator)
         self.config = config

@@ -1,4 +1,4 @@
-"""Going on where a run stopped: what the checkpoint was trained with, what may differ, and which folder goes on."""
+"""Continue a run where it stopped: the settings of the checkpoint, what may differ, and the run folder to use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BEFORE = {"diffaugment": "", "init": "normal"}
 def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
     """The config that a checkpoint was trained with, `out` being where its run lies, or the default.
 
-    Raises CheckpointError when it holds none, or one of networks of another size than its own tensors: a stranger's
+    Raises CheckpointError when it holds none, or one of networks of another size than its own tensors: an untrusted
     small file could otherwise ask for gigabytes.
     """
     try:
@@ -100,7 +100,7 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
     if (run / "config.json").is_file() and not any(map(_is_whole, newer)):
         return RunFolder(run)
     folder = RunFolder.create(config.out, Path(config.data).stem)
-    log.info("%s has newer checkpoints, which stay: going on in a new run folder", run)
+    log.info("%s has newer checkpoints, which are kept: continuing in a new run folder", run)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Test on this machine that a run resumes to the bit: real processes, killed with SIGKILL at random moments.
+"""Test on this machine that killed runs resume with bit-identical results: real processes, SIGKILL at random moments.
 
     python -m dcgan.selftest               three killed runs
     python -m dcgan.selftest --kills 20
@@ -29,7 +29,7 @@ from .config import TrainConfig
 from .errors import ProjectError
 from .files import write_json
 
-# Small enough for seconds, with everything that a run can hold: averaging, all that is drawn, rates that change.
+# Small enough for seconds, with everything that a run can hold: averaging, all random numbers, rates that change.
 SETTINGS = TrainConfig(
     data="cartoon:160",
     flip=True,

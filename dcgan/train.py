@@ -1,4 +1,4 @@
-"""A training run from its config to its folder: data, model, callbacks, and going on where a run stopped.
+"""A training run from its config to its folder: data, model, callbacks, and continuing a stopped run.
 
 `train` is what `tools/train.py` calls. The layout of a run folder is `RunFolder`.
 """
@@ -67,7 +67,7 @@ def train(
 ) -> Result:
     """Train as `config` says and return how it ended; everything it made is in the run folder.
 
-    Args: resume - a checkpoint to go on from (see `find_checkpoint`).  argv - the command, for the record.
+    Args: resume - a checkpoint to continue from (see `find_checkpoint`).  argv - the command, for the record.
           process_group - the processes that call this together, with the same config and images; only rank 0 needs
           `resume`, and sends the others what it holds.
     Raises ValueError for settings or data that do not fit, DataError, CheckpointError, TrainingError, OSError. A signal

@@ -71,7 +71,7 @@ def write_images(
     Args: suffix - .png, .jpg or .npz; the last is one `images.npz` (images uint8 [N, 3, S, S], seeds uint32 [N]).
           discriminator - its opinion goes into `scores.json`.
     Returns how many images were written, and the scores. Images that are there, whole and of this very model, stay
-    as they are; `images.npz` is always made anew. Raises OSError, ModelError; each file is then whole or as it was.
+    as they are; `images.npz` is always made again. Raises OSError, ModelError; each file is then whole or as it was.
     """
     model_id = generator.model_id
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From a checkpoint to models that run without this project: Paddle programs and ONNX, each proven before it is kept.
+"""From a checkpoint to models that run without this project: Paddle programs and ONNX, each checked before it is kept.
 
 `exporter.export` is the whole act; the other modules are its steps. Needs paddle, onnx, paddle2onnx and onnxruntime.
 """

@@ -28,7 +28,7 @@ TIME_LIMIT_SECONDS = 600.0
 LAST_PYTHON = (3, 12)  # for which onnx 1.17 and paddle2onnx 2.1.0 have packages
 OPSETS = range(13, 22)  # before 13 the axes of Unsqueeze are an attribute; onnx 1.17 knows nothing after 22
 # Operators whose conversion this project's tests prove; in a failure, others are the first to be suspected.
-PROVEN = {"conv2d", "conv2d_transpose", "batch_norm", "relu", "leaky_relu", "tanh", "unsqueeze", "squeeze"}
+TESTED = {"conv2d", "conv2d_transpose", "batch_norm", "relu", "leaky_relu", "tanh", "unsqueeze", "squeeze"}
 # Nothing may be installed or fetched: pip has no index, and every proxy leads nowhere.
 _OFFLINE = {
     "POLYGRAPHY_AUTOINSTALL_DEPS": "0",
@@ -122,7 +122,7 @@ def _suspects(output: str, operators: Sequence[Operator]) -> str:
     said = re.findall(r"\[ERROR\][^\n]*?\]\s*((?:\[OP: [^\n]*|[A-Z])[^\n]*)", output)
     raised = re.findall(r"^(\w*(?:Error|Exception|Exit): [^\n]+)", output, re.MULTILINE)
     named = re.findall(r"\[OP: pd_op\.(\w+?)_?\]", output)
-    suspected = [op for op in operators if op.kind in named or (not named and op.kind not in PROVEN)]
+    suspected = [op for op in operators if op.kind in named or (not named and op.kind not in TESTED)]
     where = ", ".join(
         dict.fromkeys(f"{op.kind} ({'at ' + op.layer if op.layer else 'at the input'})" for op in suspected)
     )

@@ -80,7 +80,7 @@ class ExportConfig:
         is_web = tuple(self.formats) == ("web",)
         if is_web and (self.precision != "fp32" or self.uint8 or tuple(self.networks) != ("generator",)):
             raise ValueError(
-                "the web page draws with the generator alone, in float32. Use --format web without --precision, "
+                "the web page uses the generator alone, in float32. Use --format web without --precision, "
                 "--uint8 and --network, or --format onnx."
             )
         if "web" in self.formats and not is_web:
@@ -273,7 +273,7 @@ def _with_single_file(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _write_reference(folder: Path, trained: Trained) -> dict[str, Any]:
-    """The images of ten seeds as the trained network draws them: what another machine compares itself with."""
+    """The trained network's images of ten seeds, the reference for --verify on other machines."""
     seeds = np.array(_REFERENCE_SEEDS, np.uint32)
     images = parity.run_layer(trained.layer)(latents(seeds, trained.signature.input_shape[0]))
     content = io.BytesIO()

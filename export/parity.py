@@ -1,4 +1,4 @@
-"""Does the exported model draw what the trained one draws? The same inputs through every runtime, in figures.
+"""Compare the outputs of the exported model with those of the trained one: the same inputs through every runtime.
 
 The reference is the network itself in dynamic mode; a float64 copy of it tells who is wrong when two disagree. Here are
 the measurements and the table of tolerances; what the files hold, number by number, is compared in structure.py.
@@ -82,7 +82,7 @@ class Row(NamedTuple):
     """One model in one runtime at one batch size against the reference. Differences are absolute.
 
     `exact` - largest difference from float64.  `levels_share`, `levels_max` - uint8 pixels that differ, by how much at
-    most (images only).  `neighbours` - how far an image moves when it is drawn in a smaller batch.
+    most (images only).  `neighbours` - how much an image changes in a smaller batch.
     `allowed` - the largest value of `max` and `neighbours`.
     """
 
@@ -102,7 +102,7 @@ class Row(NamedTuple):
 
 
 class Report:
-    """Rows, what was found equal to the bit, and every problem, in words.
+    """Rows, what was found bit-identical, and every problem, in words.
 
     `passed` only if something was measured and nothing is wrong.
     """
@@ -113,7 +113,7 @@ class Report:
         self.problems: list[str] = []
 
     def expect_none(self, problems: Sequence[str], what: str) -> None:
-        """Take over `problems`; without any, `what` is equal to the bit."""
+        """Take over `problems`; without any, `what` is bit-identical."""
         self.problems += problems
         if not problems:
             self.equal.append(what)
@@ -223,7 +223,7 @@ def measure_uint8(
     load_floats: Callable[[], Run],
     inputs: np.ndarray,
 ) -> None:
-    """Check that a uint8 model draws exactly what rounding the float model's images in the same runtime gives."""
+    """Check that a uint8 model returns exactly the rounded images of the float model in the same runtime."""
     try:
         pixels, expected = load()(inputs), to_uint8(load_floats()(inputs))
     except (ModelError, ValueError, RuntimeError) as error:

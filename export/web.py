@@ -1,4 +1,4 @@
-"""The playground: a folder of files with which any browser draws the exported generator's faces, without a network.
+"""The playground: a folder of files with which a browser generates faces of the exported model, offline.
 
 The page itself is deploy/web (HTML, CSS and JavaScript as they are, and onnxruntime-web packed); here they are
 unpacked, checked, joined with a model and, if wanted, folded into one HTML file that opens by double click.

@@ -16,11 +16,11 @@ from tools.benchmarks import machine
 from tools.console import add_log_level, run, start_logging
 
 EXAMPLES = """examples:
-  # a training iteration at batch 128: Paddle's operators, oneDNN's, torch; and how far each is from the floor
+  # a training iteration at batch 128: Paddle's operators, oneDNN's, torch; and how far each is from the lower bound
   python tools/benchmark.py train
   # preparing and loading, beside the tutorial's way; then 10,000 and 50,000 images in time and memory
   python tools/benchmark.py data --counts 10000,50000
-  # drawing at batch sizes 1, 16 and 128, and a cold start of deploy/infer.py
+  # inference at batch sizes 1, 16 and 128, and a cold start of deploy/infer.py
   python tools/benchmark.py infer --json
   # images over HTTP with 1 to 512 clients, beside FastAPI with one lock and LitServe; then ten minutes of overload
   python tools/benchmark.py serve --rounds 3
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("what", choices=PEERS, help="train: one iteration; data: prepare and load; infer: draw")
+    flags.add_argument("what", choices=PEERS, help="train: one iteration; data: prepare and load; infer: generate")
     flags.add_argument(
         "--against",
         default="all",

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class ParamsSaver(Callback):
-    """The tutorial's `generator.params` after each epoch and at the end: the generator that draws."""
+    """The tutorial's `generator.params` after each epoch and at the end: the generator used for images."""
 
     def __init__(self, path: PathLike):
         super().__init__()

@@ -47,7 +47,7 @@ def _matplotlib() -> tuple[Any, Any]:
 
 
 def plot_losses(records: Sequence[Record], path: PathLike) -> None:
-    """Draw the losses of both networks above what D says of real and generated images, as PNG of 900 x 600."""
+    """Plot the losses of both networks above the scores of real and generated images, as PNG of 900 x 600."""
     records = records[:: math.ceil(len(records) / 2000)] if records else []  # more points than pixels cost time only
     if not records:
         return

@@ -21,7 +21,7 @@ class QualityCallback(Callback):
     `figures` are the latest, None before the first: swd (see dcgan.metrics.sliced_wasserstein; smaller is better)
     and ms_ssim, of generated and of real images (see dcgan.metrics.ms_ssim). `protocol` says in one word
     how they were measured. `state` is what a resumed run remembers: its figures count if they are of this protocol.
-    Costs a second or two of a CPU each time. Several processes draw the images together; the writer measures.
+    Costs a second or two of a CPU each time. Several processes generate the images together; process 0 measures.
     """
 
     COUNT = 500

@@ -22,7 +22,7 @@ class SampleGrid(Callback):
     `spread` is the standard deviation over the images, averaged over the pixels, in units of [-1, 1]: near 0 when
     all seeds give one face. A resumed run hands over the value it had.
     Beside `folder`, `comparison.png` always shows the first training images next to the latest grid. Several
-    processes draw it together.
+    processes generate it together.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class SampleGrid(Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if self.model.global_step == 0:
-            self.draw()
+            self.write()
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
         if self.model.global_step % self._every == 0 or self.model.global_step == self._last_step:
-            self.draw()
+            self.write()
 
-    def draw(self) -> None:
+    def write(self) -> None:
         """Write `step-NNNNNNNN.png` now."""
         model = self.model
         images = model.generate_sharded(GRID_SEEDS)
@@ -56,9 +56,9 @@ class SampleGrid(Callback):
         if losses:
             epoch, batch = epoch_number(model), model.epoch_step or model.epoch_length
             title = f"Epoch {epoch} Batch {batch} - D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
-        drawn = with_title(grid(to_uint8(images)), title)
-        write_png(self._folder / f"{folder_name(model.global_step)}.png", drawn)
-        write_png(self._folder.parent / "comparison.png", side_by_side(self._real, drawn))
+        titled = with_title(grid(to_uint8(images)), title)
+        write_png(self._folder / f"{folder_name(model.global_step)}.png", titled)
+        write_png(self._folder.parent / "comparison.png", side_by_side(self._real, titled))
 
 
 def sample_std_of(images_uint8: np.ndarray, count: int = 1000) -> float:

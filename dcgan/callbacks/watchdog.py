@@ -23,7 +23,7 @@ class Watchdog:
     """
 
     COLLAPSED_STD, WARN_STD = 0.1, 0.3  # spread of the grid over the spread of the training images
-    WARM_UP_STEPS = 200  # an untrained generator draws one grey image for every seed
+    WARM_UP_STEPS = 200  # an untrained generator gives the same grey image for every seed
     WINNING_RECORDS = 20  # so many records in a row with D all but certain
 
     def __init__(

@@ -31,8 +31,8 @@ def evaluate(
     """The report on `fake`, as JSON values, and the image `nearest.png`, uint8 [3, H, W].
 
     Args: data - the real images, of which as many are compared.  fake - uint8 [n, 3, S, S].  target - what `fake`
-          is.  extractor - see OnnxFeatures.  held_out - `fake` is itself from `data`: copies are then looked for among
-          the images compared only.
+          is.  extractor - see OnnxFeatures.  held_out - `fake` is itself from `data`: nearest neighbours are then
+          searched among the images compared only.
     Raises as `measure` does.
     """
     real = chosen_real(data, len(fake))

@@ -1,4 +1,4 @@
-"""Generated images beside the training images nearest to them: what was learned by heart is seen at a glance.
+"""Generated images beside the training images nearest to them: they show whether training images were memorised.
 
 Near means: a small Euclidean distance between the images shrunk to 16 x 16 pixels, the training images as they are
 and mirrored. Small shifts and fine detail hardly count there, a copied face does.
@@ -34,7 +34,7 @@ class Nearest(NamedTuple):
     def ratio(self) -> float:
         """Median distance of a generated image over that of a training image to the nearest other one.
 
-        Far below 1: generated images are nearer to training images than those are to each other, hence copies.
+        Far below 1: generated images are nearer to training images than those are to each other: memorised images.
         """
         return float(np.median(self.distances[:, 0]) / max(np.median(self.real_distances), 1e-6))
 

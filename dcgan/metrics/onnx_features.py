@@ -1,6 +1,6 @@
 """Features by a trained network that the user brings as an ONNX file: FID's InceptionV3, or any other.
 
-The file is data from a stranger: its graph is read before it is run, weights in other files are refused, and what it
+The file is untrusted: its graph is read before it is run, weights in other files are refused, and what it
 answers is checked. docs/quality.md says how to make one of the standard InceptionV3.
 """
 
@@ -134,9 +134,9 @@ class OnnxFeatures:
             sizes = [size if isinstance(size, int) and size > 0 else None for size in (batch, height, width)]
             if channels in (3, None) or isinstance(channels, str):
                 return name, dtype, sizes[1] if sizes[2] else None, sizes[2] if sizes[1] else None, sizes[0]
-        told = "; ".join(f"{i.name} {i.type} {i.shape}" for i in self._session.get_inputs())
+        inputs = "; ".join(f"{i.name} {i.type} {i.shape}" for i in self._session.get_inputs())
         raise EvaluationError(
-            f"{self._name} takes {told[:200]}; one input of RGB images, float32 or uint8 [N, 3, H, W], is expected"
+            f"{self._name} takes {inputs[:200]}; one input of RGB images, float32 or uint8 [N, 3, H, W], is expected"
         )
 
     def _read_output(self, wanted: str) -> str:

@@ -20,8 +20,8 @@ def sliced_wasserstein(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> dic
 
     Args: real, fake - uint8 [N, 3, S, S], the same N and S, S at least 16.  seed - of patches and directions.
     Returns one figure per level of the Laplacian pyramid, by its size in pixels ("64", "32", "16"): fine detail to
-    coarse shape, and their mean as "mean". Two halves of one data set give the floor. Raises ValueError if the shapes
-    differ. 500 images of 64x64 take about a second; 5,000 ten, and half a gigabyte.
+    coarse shape, and their mean as "mean". Two halves of one data set give the baseline. Raises ValueError if the
+    shapes differ. 500 images of 64x64 take about a second; 5,000 ten, and half a gigabyte.
     """
     if real.shape != fake.shape:
         raise ValueError(f"both sets must have one shape, received {list(real.shape)} and {list(fake.shape)}")
@@ -57,8 +57,8 @@ def _patch_distance(real: np.ndarray, fake: np.ndarray, level: int, stream: int)
 
 def _patches(images_uint8: np.ndarray, level: int, stream: int) -> np.ndarray:
     """Random patches, each channel at mean 0 and deviation 1 over the set: float32 [N * patches, 7 * 7 * 3]."""
-    drawn = bits(np.array([stream]), 2 * len(images_uint8) * PATCHES_PER_IMAGE)[0]
-    rows, columns = drawn.reshape(2, len(images_uint8), PATCHES_PER_IMAGE)
+    random = bits(np.array([stream]), 2 * len(images_uint8) * PATCHES_PER_IMAGE)[0]
+    rows, columns = random.reshape(2, len(images_uint8), PATCHES_PER_IMAGE)
     parts = []
     for start in range(0, len(images_uint8), _CHUNK):
         images = _pyramid_level(images_uint8[start : start + _CHUNK], level)

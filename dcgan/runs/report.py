@@ -161,7 +161,7 @@ def _finite(value: Any) -> float:
 
 
 def _trained_seconds(records: Sequence[Record]) -> float:
-    """Over all sessions: each starts to count at 0 anew."""
+    """Over all sessions: each starts to count at 0."""
     total = last = 0.0
     for record in records:
         now = _finite(record.get("elapsed_seconds"))

@@ -1,7 +1,7 @@
 """What the discriminator sees instead of the bare images, real and generated alike.
 
-An augmentation maps images [N, C, H, W] and the iteration to images of the same shape, differentiably. It draws from
-Paddle's random generator, which the engine seeds anew in each iteration, so that nothing has to be saved.
+An augmentation maps images [N, C, H, W] and the iteration to images of the same shape, differentiably. It samples from
+Paddle's random generator, which the engine seeds in each iteration, so that nothing has to be saved.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class InstanceNoise:
 class DiffAugment:
     """Differentiable augmentation of what the discriminator sees (Zhao et al. 2020, sec. 3.3).
 
-    A discriminator with few images learns them by heart. Here it never sees one twice, and as the generator's
-    images go through the same, and the gradient through it, the generator does not learn to draw what was cut.
+    A discriminator with few images memorises them. Here it never sees one twice, and as the generator's
+    images go through the same, and the gradient through it, the generator does not learn to generate what was cut.
     Args: policy - any of color, translation, cutout, in the order in which they are applied.
-    Every image has draws of its own. Images: float32 [N, C, H, W]. Raises ValueError for other names.
+    Every image has its own random numbers. Images: float32 [N, C, H, W]. Raises ValueError for other names.
     """
 
     policy: tuple[str, ...]
@@ -97,7 +97,7 @@ def _translation(images: Tensor) -> Tensor:
 
 
 def _cutout(images: Tensor) -> Tensor:
-    """A square of half the height and width is 0; its centre is drawn anywhere, so that parts of it may lie outside."""
+    """A square of half the height and width is 0; its centre may be anywhere, so that parts of it may lie outside."""
     n, c, h, w = images.shape
     inside = []
     for side in (h, w):

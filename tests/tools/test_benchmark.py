@@ -76,14 +76,14 @@ def test_ratios_are_medians_of_what_happened_in_the_same_round():
     assert other.row(base)["per_second"] == pytest.approx(200 / 1.5)
 
 
-def test_only_the_cases_that_are_named_run_and_the_floor_with_them():
+def test_only_the_cases_that_are_named_run_and_the_rates_with_them():
     cases = [Case(name, warning, {}, 1) for name in ("Ours, float32", "Theirs, float32", "copy of memory")]
     assert [case.name for case in report.only(cases, ["theirs"])] == ["Theirs, float32", "copy of memory"]
     assert report.only(cases, ["float32"]) == report.only(cases, []) == cases
     with pytest.raises(ValueError, match="no case is called yours; there are: Ours, float32; Theirs"):
         report.only(cases, ["yours"])
     with pytest.raises(ValueError, match="no case is called copy of memory; there are: Ours, float32; Theirs"):
-        report.only(cases, ["copy of memory"])  # the floor alone is nothing to compare
+        report.only(cases, ["copy of memory"])  # the rates alone is nothing to compare
 
 
 def test_a_table_of_which_every_case_was_left_out_still_says_why():
@@ -152,10 +152,10 @@ def test_a_training_step_has_the_passes_that_are_needed_and_no_others():
     assert full / 2 < half < full  # the optimizer keeps float32
 
 
-def test_the_floor_is_operations_over_their_rate_and_bytes_over_theirs():
+def test_the_lower_bound_is_operations_over_their_rate_and_bytes_over_theirs():
     rates = {"matrix product, float32": 10.0, "copy of memory": 5.0}
-    floor = train.floor(rates, work.Work(100, 20), work.Work(100, 10))
-    assert floor == {"float32": {"compute_seconds": 10.0, "memory_seconds": 4.0}}
+    bound = train.lower_bound(rates, work.Work(100, 20), work.Work(100, 10))
+    assert bound == {"float32": {"compute_seconds": 10.0, "memory_seconds": 4.0}}
 
 
 # ---- the tool -------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_one_training_step_is_measured_and_reported(tmp_path):
     names = {row["name"] for row in table["rows"]} | set(table["skipped"])
     assert names == set(train.VARIANTS)
     assert table["rows"][0]["ratio"] == 1.0 and all(row["median_seconds"] > 0 for row in table["rows"])
-    assert table["floor"]["float32"]["compute_seconds"] > 0
+    assert table["lower_bound"]["float32"]["compute_seconds"] > 0
     shown = report.text(json.loads(done.stdout))
     assert "Paddle's operators, float32" in shown and "GFLOP/s" in shown
 

@@ -1,4 +1,4 @@
-"""Drawing images by this project's runtimes and by what a user would have without it; and a cold start."""
+"""Inference with this project's runtimes and with those a user would have without it; and a cold start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from tools.benchmarks import work
 from tools.benchmarks.measure import Case, Run, Skip, shell
-from tools.benchmarks.train import floor_cases
+from tools.benchmarks.train import rate_cases
 
 LATENT_DIM = 100
 STOCK = "stock-generator.onnx"  # paddle2onnx's own graph, beside the export
@@ -58,7 +58,7 @@ def write_stock(folder: Path) -> None:
 def cases(
     folder: Path, batch_size: int, base_channels: int, image_size: int, threads: int, against: list[str]
 ) -> list[Case]:
-    """Stock onnxruntime first, which the others are compared with; then this project's runtimes, peers, the floor."""
+    """Stock onnxruntime first, the reference; then this project's runtimes, peers, the rates of the lower bound."""
     stock = {"path": folder / STOCK, "batch_size": batch_size, "threads": threads}
     found = [Case("onnxruntime, paddle2onnx's graph", stock_runtime, stock, batch_size)]
     for name, how in RUNTIMES.items():
@@ -68,13 +68,13 @@ def cases(
         sizes = {"base_channels": base_channels, "image_size": image_size}
         for dtype in ("float32", "bfloat16"):
             arguments = {**sizes, "batch_size": batch_size, "threads": threads, "dtype": dtype}
-            found.append(Case(f"torch, channels_last, {dtype}", torch_drawing, arguments, batch_size))
-    return [*found, *floor_cases(threads, "torch" in against)]
+            found.append(Case(f"torch, channels_last, {dtype}", torch_inference, arguments, batch_size))
+    return [*found, *rate_cases(threads, "torch" in against)]
 
 
 def image_work(base_channels: int, image_size: int, batch_size: int, bytes_per_number: int = 4) -> work.Work:
-    """What drawing one batch takes."""
-    return work.drawing(work.generator(LATENT_DIM, base_channels, image_size), batch_size, bytes_per_number)
+    """The work of generating one batch."""
+    return work.inference(work.generator(LATENT_DIM, base_channels, image_size), batch_size, bytes_per_number)
 
 
 def stock_runtime(path: Path, batch_size: int, threads: int) -> Run:
@@ -105,11 +105,11 @@ def project_runtime(folder: Path, batch_size: int, threads: int, how: dict[str, 
     return lambda: [runtime.generate_from(z[i : i + AT_ONCE]) for i in range(0, batch_size, AT_ONCE)]
 
 
-def torch_drawing(base_channels: int, image_size: int, batch_size: int, threads: int, dtype: str) -> Run:
+def torch_inference(base_channels: int, image_size: int, batch_size: int, threads: int, dtype: str) -> Run:
     """torch's generator in eval mode."""
-    from tools.benchmarks.torch_peer import drawing
+    from tools.benchmarks.torch_peer import inference
 
-    return drawing(base_channels, image_size, batch_size, threads, dtype)
+    return inference(base_channels, image_size, batch_size, threads, dtype)
 
 
 def _latents(batch_size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from tools.benchmarks import data, infer, serve, train, work
 from tools.benchmarks.measure import Case, Timing, measure
 
 Say = Callable[[str], object]
-_FLOOR_NAMES = ("matrix product, float32", "matrix product, bfloat16", "copy of memory")
+_RATE_NAMES = ("matrix product, float32", "matrix product, bfloat16", "copy of memory")
 
 
 def run_train(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def run_train(args: argparse.Namespace, against: list[str], scratch: Path, say: 
         cases = only(train.cases(size, args.base_channels, args.image_size, args.threads, against), args.only)
         todo = {4: work.training_step(*sizes), 2: work.training_step(*sizes, bytes_per_number=2)}
         title = f"one training iteration of {size} images, {args.image_size} x {args.image_size}, {_of(args)}"
-        tables.append(_with_floor(title, cases, args.rounds, say, todo))
+        tables.append(_with_lower_bound(title, cases, args.rounds, say, todo))
     return tables
 
 
@@ -40,7 +40,7 @@ def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: 
     for size in args.batch_size:
         todo = {b: infer.image_work(args.base_channels, args.image_size, size, b) for b in (4, 2)}
         cases = only(infer.cases(folder, size, args.base_channels, args.image_size, args.threads, against), args.only)
-        tables.append(_with_floor(f"drawing {size} images, {_of(args)}", cases, args.rounds, say, todo))
+        tables.append(_with_lower_bound(f"generating {size} images, {_of(args)}", cases, args.rounds, say, todo))
     cold = infer.cold_cases(folder, scratch / "images")
     tables.append(_table("a cold start, each time a new process", *measure(cold, args.rounds, say)))
     return tables
@@ -79,16 +79,16 @@ RUNS = {"train": run_train, "data": run_data, "infer": run_infer, "serve": run_s
 
 
 def only(cases: list[Case], words: list[str]) -> list[Case]:
-    """The cases whose names hold one of the words, and the floor's; all without words. ValueError if there is none."""
+    """The cases whose names hold one of the words, and the rates; all without words. ValueError if there is none."""
     if not words:
         return cases
-    floor = [case for case in cases if case.name in _FLOOR_NAMES]
-    others = [case for case in cases if case not in floor]
+    rates = [case for case in cases if case.name in _RATE_NAMES]
+    others = [case for case in cases if case not in rates]
     wanted = [case for case in others if any(word.lower() in case.name.lower() for word in words)]
     if not wanted:
         names = "; ".join(case.name for case in others)
         raise ValueError(f"--only: no case is called {' or '.join(words)}; there are: {names}")
-    return wanted + floor
+    return wanted + rates
 
 
 def _of(args: argparse.Namespace) -> str:
@@ -100,17 +100,19 @@ def _table(title: str, timings: list[Timing], skipped: dict[str, str]) -> dict[s
     return {"title": title, "rows": rows, "skipped": skipped}
 
 
-def _with_floor(title: str, cases: list[Case], rounds: int, say: Say, todo: dict[int, work.Work]) -> dict[str, Any]:
-    """A table whose rows also say how many times the floor of their precision they take."""
+def _with_lower_bound(
+    title: str, cases: list[Case], rounds: int, say: Say, todo: dict[int, work.Work]
+) -> dict[str, Any]:
+    """A table whose rows also say how many times the lower bound of their precision they take."""
     timings, skipped = measure(cases, rounds, say)
-    rates = {t.case.name: t.per_second for t in timings if t.case.name in _FLOOR_NAMES}
-    floors = train.floor(rates, todo[4], todo[2])
-    table = _table(title, [t for t in timings if t.case.name not in _FLOOR_NAMES], skipped)
+    rates = {t.case.name: t.per_second for t in timings if t.case.name in _RATE_NAMES}
+    bounds = train.lower_bound(rates, todo[4], todo[2])
+    table = _table(title, [t for t in timings if t.case.name not in _RATE_NAMES], skipped)
     for row in table["rows"]:
-        least = floors.get("bfloat16" if "bfloat16" in row["name"] else "float32")
+        least = bounds.get("bfloat16" if "bfloat16" in row["name"] else "float32")
         if least:
-            row["times_the_floor"] = row["median_seconds"] / max(least.values())
-    return {**table, "rates": rates, "floor": floors, "flop": todo[4].flop, "bytes_of_float32": todo[4].bytes}
+            row["times_lower_bound"] = row["median_seconds"] / max(least.values())
+    return {**table, "rates": rates, "lower_bound": bounds, "flop": todo[4].flop, "bytes_of_float32": todo[4].bytes}
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
@@ -145,9 +147,9 @@ def _rows(table: dict[str, Any]) -> list[str]:
     width = max((len(row["name"]) for row in table["rows"]), default=0) + 2
     lines = [f"{'':{width}}{'median s':>10}{'fastest s':>11}{'cpu s':>9}{'per second':>12}{'ratio':>8}"]
     if "rates" in table:
-        lines[0] += f"{'x floor':>9}"
+        lines[0] += f"{'x bound':>9}"
     for row in table["rows"]:
-        above = f"{row['times_the_floor']:9.1f}" if "times_the_floor" in row else ""
+        above = f"{row['times_lower_bound']:9.1f}" if "times_lower_bound" in row else ""
         lines.append(
             f"{row['name']:{width}}{row['median_seconds']:10.4g}{row['fastest_seconds']:11.4g}"
             f"{row['median_cpu_seconds']:9.3g}{row['per_second']:12,.0f}{row['ratio']:8.2f}{above}"
@@ -159,12 +161,12 @@ def _rows(table: dict[str, Any]) -> list[str]:
             f"{name} {rate / 1e9:,.0f} G{'B' if 'copy' in name else 'FLOP'}/s" for name, rate in table["rates"].items()
         )
         lines.append(
-            f"floor, at the rates of these rounds: {table['flop'] / 1e9:,.1f} GFLOP, "
+            f"lower bound, at the rates of these rounds: {table['flop'] / 1e9:,.1f} GFLOP, "
             f"{table['bytes_of_float32'] / 1e9:,.2f} GB; " + ", ".join(shown)
         )
         lines += [
             f"  {dtype}: {least['compute_seconds']:.4f} s to compute, {least['memory_seconds']:.4f} s to move"
-            for dtype, least in table["floor"].items()
+            for dtype, least in table["lower_bound"].items()
         ]
     return lines
 

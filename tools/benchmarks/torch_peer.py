@@ -63,14 +63,14 @@ def adversarial_step(real: np.ndarray, base_channels: int, image_size: int, thre
     return step
 
 
-def drawing(base_channels: int, image_size: int, batch_size: int, threads: int, dtype: str) -> Run:
+def inference(base_channels: int, image_size: int, batch_size: int, threads: int, dtype: str) -> Run:
     """One forward pass of a generator in eval mode, BatchNorm folded by nobody."""
     torch.set_num_threads(threads)
     g = networks(base_channels, image_size)[0].eval().to(getattr(torch, dtype))
     z = torch.randn(batch_size, LATENT_DIM, 1, 1).to(getattr(torch, dtype))
 
-    def draw() -> np.ndarray:
+    def generate() -> np.ndarray:
         with torch.inference_mode():
             return g(z).float().numpy()
 
-    return draw
+    return generate

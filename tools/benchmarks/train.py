@@ -19,16 +19,16 @@ PEERS = {"torch, channels_last, float32": "float32", "torch, channels_last, bflo
 
 
 def cases(batch_size: int, base_channels: int, image_size: int, threads: int, against: list[str]) -> list[Case]:
-    """The variants, the peers asked for, and what the floor is made of."""
+    """The variants, the peers asked for, and the rates of the lower bound."""
     sizes = {"batch_size": batch_size, "base_channels": base_channels, "image_size": image_size, "threads": threads}
     found = [Case(name, paddle_step, {**sizes, "settings": each}, batch_size) for name, each in VARIANTS.items()]
     if "torch" in against:
         found += [Case(name, torch_step, {**sizes, "dtype": dtype}, batch_size) for name, dtype in PEERS.items()]
-    return [*found, *floor_cases(threads, "torch" in against)]
+    return [*found, *rate_cases(threads, "torch" in against)]
 
 
-def floor_cases(threads: int, with_torch: bool) -> list[Case]:
-    """The rates that the floor is made of: measured in the same rounds, so that the same load slows them."""
+def rate_cases(threads: int, with_torch: bool) -> list[Case]:
+    """The rates of the lower bound: measured in the same rounds, so that the same load slows them."""
     found = [Case("matrix product, float32", machine.paddle_product, {"threads": threads}, machine.PRODUCT_FLOP)]
     if with_torch:
         arguments = {"threads": threads, "dtype": "bfloat16"}
@@ -36,10 +36,10 @@ def floor_cases(threads: int, with_torch: bool) -> list[Case]:
     return [*found, Case("copy of memory", machine.memory_copy, {"threads": threads}, 2 * machine.COPIED_BYTES)]
 
 
-def floor(rates: dict[str, float], step: work.Work, half_step: work.Work) -> dict[str, dict[str, float]]:
+def lower_bound(rates: dict[str, float], step: work.Work, half_step: work.Work) -> dict[str, dict[str, float]]:
     """Seconds that one step takes at least, by precision: operations over their rate, bytes over theirs.
 
-    Args: rates - units per second of the floor cases by name.  step, half_step - with 4 and 2 bytes a number.
+    Args: rates - units per second of the rate cases by name.  step, half_step - with 4 and 2 bytes a number.
     """
     found = {}
     for dtype, todo in (("float32", step), ("bfloat16", half_step)):

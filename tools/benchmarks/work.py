@@ -1,4 +1,4 @@
-"""How much there is to compute and to move in one training step or one image: the floor under every figure.
+"""How much there is to compute and to move in one training step or one image: the basis of the lower bound.
 
 A convolution multiplies each of its weights once for each position of its smaller side, whichever of its three passes
 it is: 2 * inputs * filters * kernel^2 * positions floating point operations an image. BatchNorm, activations and the
@@ -58,7 +58,7 @@ def generator(latent_dim: int, base_channels: int, image_size: int) -> list[Laye
     return [mirrored[-1]._replace(channels_in=latent_dim), *reversed(mirrored[:-1])]
 
 
-def drawing(layers: list[Layer], batch_size: int, bytes_per_number: int = 4) -> Work:
+def inference(layers: list[Layer], batch_size: int, bytes_per_number: int = 4) -> Work:
     """One forward pass."""
     return _passes(layers, batch_size, bytes_per_number)
 
@@ -66,17 +66,17 @@ def drawing(layers: list[Layer], batch_size: int, bytes_per_number: int = 4) -> 
 def training_step(
     latent_dim: int, base_channels: int, image_size: int, batch_size: int, bytes_per_number: int = 4
 ) -> Work:
-    """One iteration: G draws; D judges real and drawn images and learns; D judges once more and G learns.
+    """One iteration: G generates; D scores real and generated images and learns; D scores again and G learns.
 
     Gradients: of weights in both networks, of inputs except those of G's first layer and, when D learns, D's first;
     none of D's weights when G learns. Bytes: each pass reads two of a layer's arrays and writes the third; Adam reads
     weight, gradient and two moments and writes all but the gradient, in float32.
     """
     g, d = generator(latent_dim, base_channels, image_size), discriminator(base_channels, image_size)
-    draws = [*g, *g, *g[1:]]  # forward, gradients of weights, gradients of inputs
+    generates = [*g, *g, *g[1:]]  # forward, gradients of weights, gradients of inputs
     learns = [*d, *d, *d[1:]]
     judges = [*d, *d]  # forward, gradients of inputs
-    passes = _passes([*draws, *judges], batch_size, bytes_per_number)
+    passes = _passes([*generates, *judges], batch_size, bytes_per_number)
     passes_of_d = _passes(learns, 2 * batch_size, bytes_per_number)
     optimizer = 7 * 4 * sum(layer.weights for layer in (*g, *d))
     return Work(passes.flop + passes_of_d.flop, passes.bytes + passes_of_d.bytes + optimizer)
