@@ -27,7 +27,6 @@ TOOLS = {
     "tools/report.py": ("tools.report", "parser"),
     "tools/benchmark.py": ("tools.benchmark", "parser"),
     "tools/doctor.py": ("tools.doctor", "parser"),
-    "tools/benchmark_scale.py": ("tools.benchmark_scale", "parser"),
     "docs/make_figures.py": ("docs.make_figures", "parser"),
 }
 

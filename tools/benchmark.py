@@ -25,18 +25,24 @@ EXAMPLES = """examples:
   # images over HTTP with 1 to 512 clients, beside FastAPI with one lock and LitServe; then ten minutes of overload
   python tools/benchmark.py serve --rounds 3
   python tools/benchmark.py serve --rounds 1 --against none --answers 100000 --overload-seconds 600
+  # training with two processes against one, with the same images per iteration
+  python tools/benchmark.py scale --processes 2 --rounds 4 --steps 6
 
 Peers that are not installed are left out: pip install -r requirements-bench.txt
 Figures of a busy machine are as good as their number of rounds: believe ratios, and give more --rounds.
 """
-PEERS = {"train": ("torch",), "data": ("tutorial",), "infer": ("torch",), "serve": ("lock", "litserve")}
+PEERS = {"train": ("torch",), "data": ("tutorial",), "infer": ("torch",), "serve": ("lock", "litserve"), "scale": ()}
 
 
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("what", choices=PEERS, help="train: one iteration; data: prepare and load; infer: generate")
+    flags.add_argument(
+        "what",
+        choices=PEERS,
+        help="one iteration; prepare and load; generate; over HTTP; several processes",
+    )
     flags.add_argument(
         "--against",
         default="all",
@@ -79,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
         default=0.0,
         help="serve: its requests a second (default: twice what 64 clients got)",
     )
+    flags.add_argument("--processes", type=int, default=2, metavar="N", help="scale: against one (default: 2)")
+    flags.add_argument("--steps", type=int, default=10, help="scale: iterations timed in each (default: 10)")
     flags.add_argument("--json", action="store_true", help="one line of JSON on stdout instead of tables")
     add_log_level(flags)
     return flags

@@ -1,4 +1,4 @@
-"""The three benchmarks as lists of tables, plain values fit for JSON; and those tables as text."""
+"""The benchmarks as lists of tables, plain values fit for JSON; and those tables as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.benchmarks import data, infer, serve, train, work
+from tools.benchmarks import data, infer, scale, serve, train, work
 from tools.benchmarks.measure import Case, Timing, measure
 
 Say = Callable[[str], object]
@@ -75,7 +75,18 @@ def run_serve(args: argparse.Namespace, against: list[str], scratch: Path, say: 
     return tables
 
 
-RUNS = {"train": run_train, "data": run_data, "infer": run_infer, "serve": run_serve}
+def run_scale(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
+    """One process and several, one table a batch size."""
+    tables = []
+    for size in args.batch_size:
+        settings = {"steps": args.steps, "batch_size": size}
+        settings.update(image_size=args.image_size, base_channels=args.base_channels)
+        rows = scale.rounds(settings, args.processes, args.rounds, args.threads, scratch, say)
+        tables.append({"title": f"training with {size} images an iteration, {_of(args)}", "scale": rows})
+    return tables
+
+
+RUNS = {"train": run_train, "data": run_data, "infer": run_infer, "serve": run_serve, "scale": run_scale}
 
 
 def only(cases: list[Case], words: list[str]) -> list[Case]:
@@ -128,12 +139,16 @@ def text(result: dict[str, Any]) -> str:
     ]
     for table in result["tables"]:
         lines += ["", table["title"], *_lines(table)]
-    return "\n".join([*lines, "", *(_LEGEND if "loads" not in result["tables"][0] else serve.LEGEND)])
+    legends = {"loads": serve.LEGEND, "scale": scale.LEGEND}
+    legend = next((legends[kind] for kind in legends if kind in result["tables"][0]), _LEGEND)
+    return "\n".join([*lines, "", *legend])
 
 
 def _lines(table: dict[str, Any]) -> list[str]:
     if "growth" in table:
         return _growth(table["growth"])
+    if "scale" in table:
+        return scale.text(table["scale"])
     return _rows(table) if "rows" in table else serve.text(table)
 
 
