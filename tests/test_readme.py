@@ -55,8 +55,8 @@ def check_flags(words: list[str]) -> None:
             flags.parse_args(words[2:])
     elif words[1:3] == ["-m", "dcgan.selftest"]:
         importlib.import_module("dcgan.selftest").parser().parse_args(words[3:])
-    elif words[1] == "deploy/infer.py":
-        importlib.import_module("deploy.infer").parse(words[2:])
+    elif words[1] in ("deploy/infer.py", "deploy/serve.py"):
+        importlib.import_module(f"deploy.{Path(words[1]).stem}").parse(words[2:])
     else:
         assert words[1] == "-m" and words[2] in ("pytest", "pip", "venv", "http.server"), words
 
