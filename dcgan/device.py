@@ -137,6 +137,11 @@ def choose_device(name: str = "auto") -> str:
     return device
 
 
+def sampling_kernels(device: str) -> PaddleKernels | OneDnnKernels:
+    """The kernels by which a generator that is not trained here samples on `device`, as `choose_device` returned it."""
+    return plan(TrainConfig(device=device)).sampling_kernels()
+
+
 def resolve_device(name: str = "auto") -> tuple[str, tuple[str, ...]]:
     """The device of this name, "cpu" or "gpu:0", and what there is to say about it. Sets nothing.
 

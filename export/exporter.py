@@ -21,10 +21,11 @@ import onnxruntime
 import paddle
 
 from dcgan.checkpoints.params import write_params
-from dcgan.device import allow_tf32, choose_device
+from dcgan.device import allow_tf32, choose_device, sampling_kernels
 from dcgan.files import PathLike, atomic_write
 from dcgan.images import to_uint8
 from dcgan.networks.batch_norm import BATCH_SIZE, LATENT_COUNT
+from dcgan.networks.modes import eval_kernels
 from dcgan.training.state import network_arrays
 from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
 from deploy.seeds import latents
@@ -154,7 +155,9 @@ def _prepare(config: ExportConfig) -> tuple[Source, BatchNormChange | None, str]
     log.info("Exporting %s of %s%s", weights["network"], weights["run"], step)
     if not config.precise_bn or "generator" not in source.networks:
         return source, None, device
-    change = reestimate(source.networks["generator"].layer, source.latent_dim, config.precise_bn)
+    generator = source.networks["generator"].layer
+    with eval_kernels(generator, sampling_kernels(device)):  # those of the training grid: it has the same statistics
+        change = reestimate(generator, source.latent_dim, config.precise_bn)
     log.info("%s", change.sentence())
     return source, change, device
 

@@ -62,14 +62,15 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
     import paddle
 
     from dcgan.config import read_config
-    from dcgan.device import choose_device
+    from dcgan.device import choose_device, sampling_kernels
+    from dcgan.networks.modes import eval_kernels
     from dcgan.runs.find_checkpoint import find_checkpoint
     from export.load_weights import RUNS, load_source
 
     path = RUNS if path is None else Path(path)
     if not path.exists():
         raise CheckpointError(f"nothing to evaluate at {path}. Train first: {command('train')}")
-    choose_device(device)
+    kernels = sampling_kernels(choose_device(device))
     if path.is_file():
         run, data = path.absolute().parent, {}
         config = read_config(run) if (run / "config.json").is_file() else {}
@@ -82,7 +83,8 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
 
     @paddle.no_grad()
     def generate(seeds: range) -> np.ndarray:
-        return layer(paddle.to_tensor(latents(seeds, source.latent_dim))).numpy()
+        with eval_kernels(layer, kernels):
+            return layer(paddle.to_tensor(latents(seeds, source.latent_dim))).numpy()
 
     return EvaluationTarget(
         {"kind": "checkpoint", **source.checkpoint, "latent_dim": source.latent_dim},
