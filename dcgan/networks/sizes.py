@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # --help of the tools is quicker without numpy
+    import numpy as np
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 256
 
@@ -30,7 +32,7 @@ def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | N
     Every convolution must have the shape that these sizes say: two small ones cannot announce a network of gigabytes.
     """
     depth = sum(name.startswith("conv_") for name in tensors)
-    shapes = [np.shape(tensors.get(f"conv_{i}.weight", ())) for i in range(1, depth + 1)]
+    shapes = [getattr(tensors.get(f"conv_{i}.weight"), "shape", ()) for i in range(1, depth + 1)]
     if not 3 <= depth <= 7 or any(len(shape) != 4 or 0 in shape for shape in shapes):
         return None
     latent_dim, base_channels, image_size = shapes[0][0], shapes[-1][0], 2 ** (depth + 1)
