@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -60,6 +61,12 @@ def test_a_missing_package_is_wrong_with_the_command_that_installs_it(without, m
     without(module)
     verdict, text = verdicts(installed.packages)[f"package {module}"]
     assert verdict == WRONG and "pip install -r requirements.txt" in text
+
+
+def test_the_packages_that_are_looked_for_are_those_of_the_requirements():
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    needed = {re.match(r"[\w-]+", line).group() for line in lines if line and not line.startswith("#")}
+    assert {names[0] for names, _ in (*installed.REQUIRED, *installed.FOR_ONNX)} == needed
 
 
 def test_a_missing_optional_package_is_not_applicable(without):

@@ -31,6 +31,7 @@ REQUIRED = (
     (("matplotlib",), "matplotlib"),
     (("safetensors",), "safetensors"),
     (("tqdm",), "tqdm"),
+    (("pillow",), "PIL"),
     (("onnxruntime", "onnxruntime-gpu"), "onnxruntime"),
 )
 FOR_ONNX = ((("onnx",), "onnx"), (("paddle2onnx",), "paddle2onnx"))
