@@ -6,6 +6,7 @@ coordinates in pixels from the point between the eyes, x to the right, y down; `
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Callable
@@ -138,18 +139,24 @@ def draw_face(index: int, seed: int = 0) -> np.ndarray:
     for paint in (_background, _back_hair, _body, _ears, _head, _nose, _beard, _mouth, _eyes, _front_hair, _brows,
                   _glasses):  # fmt: skip
         paint(canvas, face)
-    return cv2.resize(canvas.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    return cv2.resize(canvas.image(), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
 class _Canvas:
-    """An enlarged image, and the pose under which shapes of the face (points, float64 [N, 2]) are painted on it."""
+    """What is to be painted on an enlarged image, and the pose of the shapes of the face (points, float64 [N, 2]).
+
+    Shapes are kept until `image`, so that the points of all of them are moved to their place at once: one by one, numpy
+    takes longer for that than OpenCV for the painting.
+    """
 
     def __init__(self, pose: np.ndarray) -> None:
-        self.image = np.empty((HEIGHT * _OVERSIZE, WIDTH * _OVERSIZE, 3), np.uint8)
         self._right, self._down, self._origin = pose * (_OVERSIZE << _SHIFT)
+        self._points: list[np.ndarray] = []
+        self._strokes: list[tuple[Colour, int, bool]] = []  # colour, thickness (0: fill), closed
 
     def fill(self, points: np.ndarray, colour: Colour) -> None:
-        cv2.fillPoly(self.image, [self._pixels(points)], colour, cv2.LINE_8, _SHIFT)
+        self._points.append(points)
+        self._strokes.append((colour, 0, True))
 
     def both(self, points: np.ndarray, colour: Colour) -> None:
         """Fill a shape and its mirror image."""
@@ -157,8 +164,22 @@ class _Canvas:
         self.fill(points * (-1, 1), colour)
 
     def stroke(self, points: np.ndarray, colour: Colour, width: float, closed: bool = False) -> None:
-        thickness = int(width * _OVERSIZE + 0.5)
-        cv2.polylines(self.image, [self._pixels(points)], closed, colour, thickness, cv2.LINE_8, _SHIFT)
+        self._points.append(points)
+        self._strokes.append((colour, int(width * _OVERSIZE + 0.5), closed))
+
+    def image(self) -> np.ndarray:
+        """All shapes, in the order in which they came: RGB uint8, `_OVERSIZE` times the size of a face."""
+        image = np.empty((HEIGHT * _OVERSIZE, WIDTH * _OVERSIZE, 3), np.uint8)
+        pixels = self._pixels(np.concatenate(self._points))
+        start = 0
+        for points, (colour, thickness, closed) in zip(self._points, self._strokes):
+            shape = [pixels[start : start + len(points)]]
+            start += len(points)
+            if thickness:
+                cv2.polylines(image, shape, closed, colour, thickness, cv2.LINE_8, _SHIFT)
+            else:
+                cv2.fillPoly(image, shape, colour, cv2.LINE_8, _SHIFT)
+        return image
 
     def _pixels(self, points: np.ndarray) -> np.ndarray:
         """In 1/16 pixels; the rounding also swallows the last bits, in which machines' cos and pow may differ."""
@@ -167,7 +188,8 @@ class _Canvas:
 
 def _mix(a: Colour, b: Colour, share: float) -> Colour:
     """`share` of colour b, the rest of a."""
-    return tuple(int(p + (q - p) * share + 0.5) for p, q in zip(a, b))
+    (r, g, b_), (red, green, blue) = a, b
+    return int(r + (red - r) * share + 0.5), int(g + (green - g) * share + 0.5), int(b_ + (blue - b_) * share + 0.5)
 
 
 def _blend(colours: Sequence[Colour], share: float) -> Colour:
@@ -190,6 +212,7 @@ def _ellipse(x: float, y: float, rx: float, ry: float, start: int = 0, end: int 
     return _CIRCLE[start : end + 1 : 9] * (rx, ry) + (x, y)
 
 
+@functools.lru_cache(maxsize=64)  # some are the same in every face
 def _curve(*points: tuple[float, float]) -> np.ndarray:
     """A smooth line through the points (Catmull-Rom, 6 pieces between two), float64 [6 N - 5, 2]."""
     p = np.array(points, np.float64)
@@ -197,7 +220,9 @@ def _curve(*points: tuple[float, float]) -> np.ndarray:
     a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
     t = np.arange(6)[:, None] / 6
     line = b + t * (0.5 * (c - a) + t * ((a - 2.5 * b + 2 * c - 0.5 * d) + t * (1.5 * (b - c) + 0.5 * (d - a))))
-    return np.concatenate([line.reshape(-1, 2), p[-2]])
+    line = np.concatenate([line.reshape(-1, 2), p[-2]])
+    line.flags.writeable = False
+    return line
 
 
 def _background(canvas: _Canvas, face: Face) -> None:
@@ -331,16 +356,21 @@ def _mouth(canvas: _Canvas, face: Face) -> None:
 def _eyes(canvas: _Canvas, face: Face) -> None:
     size, look = np.array([face.eye_width, face.eye_height]), np.array([4 * face.gaze_x, 3 * face.gaze_y])
     ceiling = (-99, (face.eyelid - 1) * face.eye_height)  # nothing of the eye shows above its lid
+    white, lid = (np.maximum(_ellipse(0, 0, *size, *arc), ceiling) for arc in ((0, 360), (198, 342)))
+    discs = []
+    for radius, colour in ((8.4, _dark(face.iris, 0.45)), (7, face.iris), (4.3, INK)):
+        disc = (_ellipse(0, 0, radius, radius) + look) / size
+        disc *= size / np.maximum(1, np.hypot(*disc.T))[:, None]  # never out of the white
+        discs.append((np.maximum(disc, ceiling), colour))
+    shine, rim = _ellipse(2.6, -2.6, 2.3, 2.3) + look, _dark(face.skin, 0.22)
     for side in (-1, 1):
         middle = (side * face.eye_distance + face.yaw, 0)
-        canvas.fill(_ellipse(*middle, *(size + 1.5)), _dark(face.skin, 0.22))
-        canvas.fill(np.maximum(_ellipse(0, 0, *size), ceiling) + middle, WHITE)
-        for radius, colour in ((8.4, _dark(face.iris, 0.45)), (7, face.iris), (4.3, INK)):
-            disc = (_ellipse(0, 0, radius, radius) + look) / size
-            disc *= size / np.maximum(1, np.hypot(*disc.T))[:, None]  # never out of the white
-            canvas.fill(np.maximum(disc, ceiling) + middle, colour)
-        canvas.fill(_ellipse(2.6, -2.6, 2.3, 2.3) + look + middle, WHITE)
-        canvas.stroke(np.maximum(_ellipse(0, 0, *size, 198, 342), ceiling) + middle, INK, 3.6)
+        canvas.fill(_ellipse(*middle, *(size + 1.5)), rim)
+        canvas.fill(white + middle, WHITE)
+        for disc, colour in discs:
+            canvas.fill(disc + middle, colour)
+        canvas.fill(shine + middle, WHITE)
+        canvas.stroke(lid + middle, INK, 3.6)
 
 
 def _front_hair(canvas: _Canvas, face: Face) -> None:
