@@ -19,7 +19,7 @@ GRID_SEEDS = range(100)
 class SampleGrid(Callback):
     """Every `every` iterations, at the start and at the end: the 10x10 grid of the same 100 seeds, in eval mode.
 
-    `spread` is the standard deviation over the images, averaged over the pixels, in units of [-1, 1]: near 0 when
+    `sample_std` is the standard deviation over the images, averaged over the pixels, in units of [-1, 1]: near 0 when
     all seeds give one face. A resumed run hands over the value it had.
     Beside `folder`, `comparison.png` always shows the first training images next to the latest grid. Several
     processes generate it together.
@@ -62,5 +62,5 @@ class SampleGrid(Callback):
 
 
 def sample_std_of(images_uint8: np.ndarray, count: int = 1000) -> float:
-    """As SampleGrid's `spread`, of the first `count` images, uint8 [N, C, H, W]."""
+    """As SampleGrid's `sample_std`, of the first `count` images, uint8 [N, C, H, W]."""
     return float((np.asarray(images_uint8[:count], np.float32) / 127.5).std(axis=0).mean())

@@ -286,10 +286,10 @@ def _rows(values: Mapping[str, Any], prefix: str, depth: int) -> Iterable[list[A
         if isinstance(value, dict) and depth:
             yield from _rows(value, f"{prefix}{name}.", depth - 1)
         else:
-            yield [f"{prefix}{name}"[:200], _augmented(value)]
+            yield [f"{prefix}{name}"[:200], _plain(value)]
 
 
-def _augmented(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A number, or a text of at most 300 characters."""
     number = _number(value)
     if number is not None and not isinstance(number, str):
@@ -307,8 +307,8 @@ def _settings(config: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:
     return [
         {
             "name": name[:100],
-            "value": _augmented(value),
-            "default": _augmented(known[name].default) if name in known else None,
+            "value": _plain(value),
+            "default": _plain(known[name].default) if name in known else None,
             "help": known[name].metadata["help"] if name in known else "",
         }
         for name, value in list(config.items())[:200]
