@@ -72,7 +72,7 @@ def test_an_open_loop_counts_what_was_due_while_the_server_stood_still():
 
 def test_the_tables_say_what_was_found():
     row = {"images_per_second": 500.0, "of_ceiling": 0.9, "p50_ms": 1.5, "p99_ms": 9.25, "refused_p50_ms": None}
-    row.update(right=1500, wrong=0, lost=0, refused=0)
+    row.update(right=1500, wrong=0, lost=0, refused=0, unsent=0)
     table = {"loads": [{"name": serve.OURS, "load": "8 clients", **serve._medians([row, row])}], "ceiling": 555.0}
     shown = "\n".join(serve.text({**table, "skipped": {"LitServe": "litserve is not installed"}}))
     for part in ("555 images/s", "8 clients", "0.90", "9.2", "LitServe: left out, litserve is not installed"):

@@ -250,7 +250,7 @@ def _medians(reports: list[dict[str, Any]]) -> dict[str, Any]:
     for key in ("images_per_second", "of_ceiling", "p50_ms", "p99_ms", "refused_p50_ms"):
         values = [report[key] for report in reports if report[key] is not None]
         found[key] = statistics.median(values) if values else None
-    for key in ("right", "wrong", "lost", "refused"):
+    for key in ("right", "wrong", "lost", "refused", "unsent"):
         found[key] = sum(report[key] for report in reports)
     return found
 
@@ -284,7 +284,8 @@ def _overload_lines(table: dict[str, Any]) -> list[str]:
         f"accepted: {its['right']:,} right, {its['wrong']} wrong, {its['lost']} lost, "
         f"p99 {_ms(its['p99_ms']).strip()} ms; of 64 clients before {_ms(before['p99_ms']).strip()} ms, "
         f"after {_ms(table['after']['p99_ms']).strip()} ms",
-        f"refused: {its['refused']:,}, half of them within {_ms(its['refused_p50_ms']).strip()} ms",
+        f"refused: {its['refused']:,}, half of them within {_ms(its['refused_p50_ms']).strip()} ms; "
+        f"{its['unsent']:,} never sent, because all {OPEN_CLIENTS} connections waited",
         f"memory, MB: {' '.join(memory)}; handles: {' '.join(str(int(sample['handles'])) for sample in samples)}",
     ]
 

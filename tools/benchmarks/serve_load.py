@@ -72,7 +72,7 @@ class Load:
             "p99_ms": _quantile(self.accepted, 0.99),
             "refused_p50_ms": _quantile(self.refused, 0.5),
             "seconds": seconds,
-            **{name: self.outcomes[name] for name in ("right", "wrong", "refused", "lost")},
+            **{name: self.outcomes[name] for name in ("right", "wrong", "refused", "lost", "unsent")},
         }
 
 
@@ -169,6 +169,8 @@ async def run(port: int, load: Load, clients: int, rate: float) -> dict[str, Any
                 else:
                     load.due.append(due)
                 due += 1.0 / rate
+        load.outcomes["unsent"] = len(load.due)  # no connection was free for them before the end
+        load.due.clear()
         for _ in range(300):  # what is under way may end
             if len(load.free) >= sum(not client.is_closing for client in connected):
                 break
