@@ -105,7 +105,7 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
 
 
 def shared_folder(config: TrainConfig, found: checkpoint.Checkpoint | None, process_group: ProcessGroup) -> RunFolder:
-    """The run's folder, owned by the writer; the others only know where it is."""
+    """The run's folder, owned by rank 0; the others only know where it is."""
     folder = _folder_for(config, found).own() if process_group.is_rank_zero else None
     path = process_group.broadcast(folder and str(folder.path))
     return folder or RunFolder(path)

@@ -63,7 +63,7 @@ class CheckpointSaver(Callback):
     def save(self) -> None:
         """Write a checkpoint of this moment, unless it is there, then delete those that are not to be kept."""
         model = self.model
-        is_due = model.process_group.broadcast(self._saved_step != model.global_step)  # the writer knows what was there
+        is_due = model.process_group.broadcast(self._saved_step != model.global_step)  # rank 0 knows what was there
         if is_due:
             model.check_replicas()
         if not model.process_group.is_rank_zero:

@@ -2,7 +2,7 @@
 
 Callbacks act through public members of the model. Numbers are read from the device by `Recorder`, on log steps only;
 images by `SampleGrid` and `QualityCallback`, on theirs. Where several processes train, those that compute together,
-and say so, belong to each of them; files are the writer's business (see dcgan.distributed).
+and say so, belong to each of them; rank 0 alone writes files (see dcgan.distributed).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class SignalStop(Callback):
         """Put back the handlers that were there before.
 
         Not where a launcher has stopped several processes: it repeats its signal, which would end one that is done
-        while the writer still saves and counts on it.
+        while rank 0 still saves and counts on it.
         """
         stopped_by_launcher = self.received is not None and self._process_group.size > 1
         for number, handler in self._previous.items():
