@@ -132,3 +132,42 @@ def test_two_exports_at_the_same_time_are_refused(exported):
     with lock, pytest.raises(ExportError, match="another process is exporting"), replacing(exported):
         pytest.fail("nothing may be built")
     assert (exported / "generator.onnx").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "manifest", ['{"name": "My app", "icons": []}', '{"manifest_version": 3}', "[]", '{"format": 1}']
+)
+def test_a_manifest_of_another_program_vouches_for_nothing(tmp_path, manifest):
+    """A web app, a browser extension: the folder was deleted, with exit code 0."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(manifest)
+    with pytest.raises(ExportError, match="holds what no export wrote"), replacing(folder):
+        pytest.fail("nothing may be built")
+    assert (folder / "manifest.json").read_text() == manifest
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["beside an export", "beside nothing"])
+def test_folders_that_only_have_the_name_of_a_leftover_are_not_touched(tmp_path, is_there):
+    """`--out site` deleted the user's own .site.part, and renamed his .site.old."""
+    out = tmp_path / "site"
+    if is_there:
+        with replacing(out) as part:
+            fill(part, "old")
+    mine = [tmp_path / name / "thesis.tex" for name in (".site.old", ".site.part", ".site.0123456789abcdef.old")]
+    for path in mine:
+        path.parent.mkdir()
+        path.write_text("years of work")
+    with replacing(out) as part:
+        fill(part, "new")
+    assert [path.read_text() for path in mine] == ["years of work"] * 3
+    assert (out / "generator.onnx").read_text() == "new"
+
+
+def test_the_working_directory_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+    """`--out .` was exit 1 after a good export."""
+    monkeypatch.chdir(tmp_path)
+    for out in (".", "", tmp_path):
+        with pytest.raises(ExportError, match="is the working directory"), replacing(out):
+            pytest.fail("nothing may be built")
+    assert list(tmp_path.iterdir()) == []

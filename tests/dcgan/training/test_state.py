@@ -51,3 +51,17 @@ def test_moments_of_half_precision_weights_are_found_under_their_masters_name():
     adam._accumulators = {"moment1": {master.name: moment}}
     adam._master_weights = {layer.weight.name: master}
     assert optimizer_arrays(adam, layer) == {"weight/moment1": np.zeros([1, 1], np.float32)}
+
+
+@pytest.mark.parametrize("kind", ["bool", "int64", "float64", "nan"])
+def test_numbers_of_another_kind_are_refused_and_change_nothing(model, tmp_path, kind):
+    """They resumed without a word: weights of 0 and 1, rounded ones, or NaN."""
+    model.save(tmp_path / "step-00000001")
+    saved = read_checkpoint(tmp_path / "step-00000001")
+    weights = saved.groups["generator"]["conv_1.weight"]
+    changed = np.full_like(weights, np.nan) if kind == "nan" else weights.astype(kind)
+    saved.groups["generator"]["conv_1.weight"] = changed
+    before = everything(model)
+    with pytest.raises(CheckpointError, match=r"generator: conv_1\.weight is not of finite float32 numbers"):
+        model.load(saved)
+    assert equal(everything(model), before)
