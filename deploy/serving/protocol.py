@@ -226,7 +226,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()  # close() would wait for the client
         late = self.reading_since is not None and now - self.reading_since > self.limits.request_seconds
         if late and not self.transport.is_closing() and not self.is_refused:
-            if self.is_answered_early:
+            if self.is_answered_early or not self.is_in_message:  # a connection that was opened and never used
                 self.transport.close()
             else:
                 seconds = f"{self.limits.request_seconds:g}"

@@ -16,15 +16,21 @@ def answer(status: bytes, body: bytes, headers: bytes = b"") -> bytes:
     return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n%b\r\n%b" % (status, len(body), headers, body)
 
 
-def load_of(respond, clients=4, rate=0.0, **how):
+def load_of(respond, clients=4, rate=0.0, idle_seconds=None, **how):
     """What `run` reports of a server that writes respond(number, seed), an awaitable of bytes or None for a reset."""
     settings = {"warm_up": 0.0, "seconds": 1.0, "count": 0, "is_post": False, **how}
 
     async def main():
         numbers = iter(range(10**9))
 
+        async def first_line(reader):
+            try:
+                return await asyncio.wait_for(reader.readline(), idle_seconds)
+            except asyncio.TimeoutError:
+                return b""
+
         async def serve_client(reader, writer):
-            while request := await reader.readline():
+            while request := await first_line(reader):
                 while (await reader.readline()).strip():
                     pass
                 seed = int(request.split(b"/faces/")[1].split(b".")[0])
@@ -68,6 +74,14 @@ def test_an_open_loop_counts_what_was_due_while_the_server_stood_still():
     opened = load_of(respond, clients=1, seconds=0.6, rate=100.0)
     # a closed loop would have seen one slow answer of all; here three of four requests were due while it stood still
     assert opened["right"] == 60 and opened["p50_ms"] > 50
+
+
+def test_idle_connections_that_the_server_closes_are_opened_again():
+    async def respond(number, seed):
+        return answer(b"200 OK", TABLE[seed])
+
+    report = load_of(respond, clients=5, seconds=1.0, rate=50.0, idle_seconds=0.2)
+    assert (report["right"], report["lost"], report["unsent"]) == (50, 0, 0)
 
 
 def test_the_tables_say_what_was_found():

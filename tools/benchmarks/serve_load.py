@@ -14,6 +14,7 @@ import pickle
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Load:
         self.refused: list[float] = []
         self.outcomes: Counter[str] = Counter()
         self.free: list[Client] = []
+        self.reconnect: Callable[[], None] = lambda: None
         self.due: deque[float] = deque()
 
     def begin(self) -> None:
@@ -144,6 +146,10 @@ class Client(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self.seed >= 0:
             self.load.outcomes["lost"] += 1
+        if self in self.load.free:  # a server may close what is idle
+            self.load.free.remove(self)
+            if not self.is_closing:
+                self.load.reconnect()
         self.is_closing = True
         if not self.closed.done():
             self.closed.set_result(None)
@@ -152,12 +158,26 @@ class Client(asyncio.Protocol):
 async def run(port: int, load: Load, clients: int, rate: float) -> dict[str, Any]:
     """Connect the clients, then load; `rate` requests a second, 0 - a closed loop."""
     loop = asyncio.get_running_loop()
-    connected = []
-    for _ in range(clients):
+    connected: list[Client] = []
+    tasks: set[asyncio.Task] = set()
+
+    async def connect() -> Client:
         _, client = await loop.create_connection(lambda: Client(load, rate > 0), "127.0.0.1", port)
         connected.append(client)
+        return client
+
+    async def replace() -> None:
+        (await connect()).go_on()
+
+    def reconnect() -> None:
+        tasks.add(task := loop.create_task(replace()))
+        task.add_done_callback(tasks.discard)
+
+    load.reconnect = reconnect
+    for _ in range(clients):
+        await connect()
     load.begin()
-    for client in connected:
+    for client in list(connected):
         client.go_on()
     if rate:
         due = time.perf_counter()
