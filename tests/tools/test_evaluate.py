@@ -102,12 +102,12 @@ def test_all_forms_of_a_generator_give_the_same_figures(evaluate, user):
 
 @pytest.fixture
 def exported(tmp_path):
-    """An export folder with a generator that draws one grey tone a seed: tanh of the first latent."""
-    weights = np.zeros((8, 3 * 16 * 16), np.float32)
+    """An export folder with a generator whose images are one grey tone per seed: tanh of the first latent."""
+    weights = np.zeros((8, 3, 16, 16), np.float32)
     weights[0] = 1
     nodes = [
-        helper.make_node("MatMul", ["z", "w"], ["flat"]),
-        helper.make_node("Reshape", ["flat", "shape"], ["logits"]),
+        helper.make_node("Unsqueeze", ["z", "axes"], ["pixel"]),
+        helper.make_node("ConvTranspose", ["pixel", "w"], ["logits"], kernel_shape=[16, 16]),
         helper.make_node("Tanh", ["logits"], ["image"]),
     ]
     graph = helper.make_graph(
@@ -115,7 +115,7 @@ def exported(tmp_path):
         "generator",
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 8])],
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 16, 16])],
-        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([-1, 3, 16, 16]), "shape")],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([2, 3]), "axes")],
     )
     folder = tmp_path / "export"
     folder.mkdir()
