@@ -45,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from deploy.serving import server
 
         web = arguments.web or arguments.model.parent / "web"
-        if not (web / "index.html").is_file():
+        # a folder that happens to be called web is not for everyone's eyes: an export has a manifest too
+        if not all((web / name).is_file() for name in ("index.html", "manifest.json")):
             if arguments.web is not None:
                 raise FileNotFoundError(
-                    f"--web {web} has no index.html; `python tools/export.py --format web` makes one"
+                    f"--web {web} is no export for browsers; `python tools/export.py --format web` makes one"
                 )
             web = None
         options = server.Options(

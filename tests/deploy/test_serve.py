@@ -184,6 +184,7 @@ def test_the_page_of_a_web_export_is_served_if_there_is_one(start_server, served
     shutil.copytree(served_export.folder, tmp_path / "export")
     (tmp_path / "web" / "runtime").mkdir(parents=True)
     (tmp_path / "web" / "index.html").write_text("the playground")
+    (tmp_path / "web" / "manifest.json").write_text("{}")
     (tmp_path / "web" / "runtime" / "a.mjs").write_text("code")
     (tmp_path / "secret").write_text("for nobody")
     (tmp_path / "web" / "link").symlink_to(tmp_path / "secret")
@@ -247,7 +248,7 @@ def test_what_cannot_be_served_ends_in_one_line(export, make_generator, tmp_path
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check_failure(start("--port", port, "--model", export.folder), f"cannot listen on 127.0.0.1:{port}")
-    check_failure(start("--port", 0, "--model", export.folder, "--web", tmp_path), "has no index.html")
+    check_failure(start("--port", 0, "--model", export.folder, "--web", tmp_path), "is no export for browsers")
     export.replace_generator(make_generator(export.weights * 1.01))
     check_failure(start("--port", 0, "--model", export.folder), "differs by", "from its reference images")
 
