@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -330,6 +331,26 @@ def preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, received {name!r}")
     return dict(PRESETS[name])
+
+
+# For a run whose length nobody chose: the training images that are shown, 4,000 iterations of a small batch.
+IMAGES_SHOWN = 128_000
+SMALL_DATA_SET, SMALL_BATCH = 20_000, 32
+
+
+def fitted_to(image_count: int) -> dict[str, Any]:
+    """Settings that follow from the number of training images, for a run whose user did not choose them.
+
+    Small data sets get more epochs and smaller batches, so that 300 images and 10,000 are learned from for equally many
+    iterations; more and smaller steps make better faces of as many images (docs/quality.md). A batch is never larger
+    than the data. Raises ValueError if there are no images.
+    """
+    if image_count < 1:
+        raise ValueError(f"there must be at least one training image, received {image_count}")
+    return {
+        "epochs": max(TrainConfig.epochs, math.ceil(IMAGES_SHOWN / image_count)),
+        "batch_size": min(SMALL_BATCH if image_count < SMALL_DATA_SET else TrainConfig.batch_size, image_count),
+    }
 
 
 def read_config(path: PathLike) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from .callbacks.metrics_log import History, Recorder
 from .callbacks.plots import LossPlot, ReportWriter
 from .callbacks.progress import NoProgressBar, ProgressLine
 from .callbacks.quality import QualityCallback
-from .callbacks.sample_grid import SampleGrid, sample_std_of
+from .callbacks.sample_grid import SampleGrid, next_sample_step, sample_std_of
 from .callbacks.stopping import SignalStop, StopAt
 from .callbacks.watchdog import Watchdog
 from .checkpoints import checkpoint
@@ -48,6 +48,7 @@ from .runs.report import REPORT_FILE
 
 log = logging.getLogger(__name__)
 
+FEW_ITERATIONS = 1000  # below, not even an easy data set gives clear images
 MAX_ROLLBACKS = 3  # a recipe that collapses so often will collapse again
 
 
@@ -114,9 +115,14 @@ def train(
             set_aside_damaged(folder, model.global_step)
             _write_records(folder, config, data, argv)
         log.info("Run folder: %s", folder.path)
-        next_sample = min((model.global_step // config.sample_every + 1) * config.sample_every, last_step)
+        next_sample = next_sample_step(model.global_step, config.sample_every, last_step)
         log.info("Report: %s (open it in a browser, reload to update)", folder.path / REPORT_FILE)
         log.info("Next image grid: %s", folder.samples / f"step-{next_sample:08d}.png")
+        if last_step < FEW_ITERATIONS:
+            log.warning(
+                "%d iterations are few: expect blurred images. More with --epochs, --steps or a smaller --batch-size.",
+                last_step,
+            )
         loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
         stopper = _train_to_the_end(_Session(model, loader, folder, config, data, last_step), state)
         return Result(folder.path, model.global_step, stopper.received)

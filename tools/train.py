@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dcgan.config import PRESETS, TrainConfig, help_text, preset, read_config, with_default_data
+from dcgan.config import PRESETS, TrainConfig, fitted_to, help_text, preset, read_config, with_default_data
 from dcgan.environment import command, export_command
 from dcgan.errors import ProjectError
 from dcgan.selftest import kill_count
@@ -144,7 +144,7 @@ def _settings(arguments: dict, explicit: dict) -> tuple:
 
 
 def _new_config(arguments: dict, explicit: dict) -> TrainConfig:
-    """Settings of a new run: defaults, then preset, then --config, then explicit flags."""
+    """Settings of a new run: defaults fitted to the data, then preset, then --config, then explicit flags."""
     if arguments["preset"] and arguments["config"]:
         raise ProjectError("--preset and --config both set everything: give one of them, and flags for the rest")
     saved = read_config(arguments["config"]) if arguments["config"] else {}
@@ -154,6 +154,10 @@ def _new_config(arguments: dict, explicit: dict) -> TrainConfig:
         name = name or "quick"
         print(NO_DATA.format(preset=name), file=sys.stderr)
     settings = {**preset(name or "default"), **saved, **explicit, "data": asked.data}
+    if name in (None, "default") and not saved:
+        from dcgan.dry_run import count_images
+
+        settings = {**fitted_to(count_images(asked)), **settings}
     return TrainConfig.from_mapping(settings)
 
 

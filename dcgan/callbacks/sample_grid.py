@@ -14,10 +14,12 @@ from ..training.hapi import read_scalars
 from .metrics_log import epoch_number
 
 GRID_SEEDS = range(100)
+FIRST_STEPS = (25, 50)  # drawn whatever the interval: whether faces appear is seen within the first minute
 
 
 class SampleGrid(Callback):
-    """Every `every` iterations, at the start and at the end: the 10x10 grid of the same 100 seeds, in eval mode.
+    """The 10x10 grid of the same 100 seeds, in eval mode: at the start, at `FIRST_STEPS`, every `every` iterations, and
+    at the end or where training is stopped.
 
     `sample_std` is the standard deviation over the images, averaged over the pixels, in units of [-1, 1]: near 0 when
     all seeds give one face. A resumed run hands over the value it had.
@@ -32,18 +34,25 @@ class SampleGrid(Callback):
         self._every, self._last_step, self._folder = every, last_step, Path(folder)
         self._real = with_title(grid(np.asarray(images_uint8[: len(GRID_SEEDS)]), columns=10), "training images")
         self.sample_std = spread
+        self._written_step: int | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if self.model.global_step == 0:
             self.write()
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
-        if self.model.global_step % self._every == 0 or self.model.global_step == self._last_step:
+        done = self.model.global_step
+        if done == next_sample_step(done - 1, self._every, self._last_step):
+            self.write()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        if self._written_step != self.model.global_step:
             self.write()
 
     def write(self) -> None:
         """Write `step-NNNNNNNN.png` now."""
         model = self.model
+        self._written_step = model.global_step
         images = model.generate_sharded(GRID_SEEDS)
         losses = {name: model.scalars[name] for name in ("loss_d", "loss_g") if name in model.scalars}
         losses = read_scalars(losses, model.process_group)
@@ -59,6 +68,11 @@ class SampleGrid(Callback):
         titled = with_title(grid(to_uint8(images)), title)
         write_png(self._folder / f"{folder_name(model.global_step)}.png", titled)
         write_png(self._folder.parent / "comparison.png", side_by_side(self._real, titled))
+
+
+def next_sample_step(done: int, every: int, last_step: int) -> int:
+    """The first iteration after `done` ones at which a grid is written."""
+    return min((done // every + 1) * every, *[step for step in (last_step, *FIRST_STEPS) if step > done])
 
 
 def sample_std_of(images_uint8: np.ndarray, count: int = 1000) -> float:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from dcgan import config as module
-from dcgan.config import CHANGEABLE, PRESETS, TrainConfig, differences, help_text, preset, read_config
+from dcgan.config import CHANGEABLE, PRESETS, TrainConfig, differences, fitted_to, help_text, preset, read_config
 from dcgan.networks.sizes import check_image_size
 from deploy.seeds import MAX_SEED
 
@@ -274,3 +274,18 @@ def test_the_tutorial_preset_uses_no_lever_that_the_tutorial_does_not_have():
 def test_architecture_data_and_loss_may_not_change():
     fixed = {"image_size", "latent_dim", "base_channels", "batch_size", "loss", "seed", "d_steps", "g_steps", "ema"}
     assert not fixed & CHANGEABLE
+
+
+@pytest.mark.parametrize(
+    ("image_count", "epochs", "batch_size"),
+    [(300, 427, 32), (10_000, 13, 32), (202_599, 5, 128), (20, 6400, 20), (1, 128_000, 1)],
+)
+def test_small_data_sets_get_more_epochs_and_small_batches(image_count, epochs, batch_size):
+    fitted = fitted_to(image_count)
+    assert fitted == {"epochs": epochs, "batch_size": batch_size}
+    TrainConfig(**fitted).validate()
+
+
+def test_there_is_no_run_fitted_to_no_images():
+    with pytest.raises(ValueError, match="at least one training image, received 0"):
+        fitted_to(0)

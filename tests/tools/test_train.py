@@ -50,6 +50,7 @@ def test_training_from_any_folder_prints_the_run_and_none_of_paddles_chatter(tmp
         f"Next image grid: {run}/samples/step-00000003.png",
     ]
     assert (tmp_path / run / "samples" / "step-00000003.png").is_file()
+    assert lines.pop(5).startswith("3 iterations are few: expect blurred images.")
     assert [line.split("  ")[1] for line in lines[5:-2]] == ["step 1/3", "step 2/3", "step 3/3"]
     assert lines[-2] == "report: work/train/00000-faces/report.html"
     assert lines[-1].startswith("done: 3 iterations.")
@@ -96,6 +97,19 @@ def test_without_data_it_says_that_faces_are_drawn_and_uses_the_quick_settings(t
     facts = json.loads(answer.stdout)
     assert "training on synthetic faces, with --preset quick" in answer.stderr
     assert facts["config"]["data"] == "cartoon" and facts["config"]["base_channels"] == 32
+
+
+def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_said(tmp_path, faces):
+    def config(*arguments):
+        answer = train(
+            "--data", faces, "--image-size", "16", "--base-channels", "4", "--dry-run", *arguments, cwd=tmp_path
+        )
+        return json.loads(answer.stdout)["config"]
+
+    assert (config()["epochs"], config()["batch_size"]) == (5334, 24)
+    said = config("--epochs", "3", "--batch-size", "8")
+    assert (said["epochs"], said["batch_size"]) == (3, 8)
+    assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 7
 
 
 def test_the_tutorial_preset_is_the_tutorials_text(tmp_path):

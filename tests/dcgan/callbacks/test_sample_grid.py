@@ -4,6 +4,7 @@ import pytest
 
 from dcgan import DCGAN
 from dcgan.callbacks.sample_grid import SampleGrid, sample_std_of
+from dcgan.callbacks.stopping import StopAt
 from dcgan.data.loader import BatchLoader
 
 
@@ -20,6 +21,15 @@ def test_samples_are_the_same_seeds_every_time_with_the_tutorials_title(tiny_con
     expected = np.rint((model.generate(12)[0] + 1) * 127.5).transpose(1, 2, 0)
     assert np.abs(face.astype(int) - expected).max() <= 1  # drawn in a batch of 100: float error may cross a level
     assert samples.sample_std == pytest.approx(float(model.generate(range(100)).std(axis=0).mean()), rel=1e-4)
+
+
+def test_samples_are_drawn_early_and_wherever_training_is_stopped(tiny_config, images, tmp_path):
+    (tmp_path / "samples").mkdir()
+    samples = SampleGrid(100, 1000, tmp_path / "samples", images)
+    model = DCGAN(tiny_config)
+    model.fit(BatchLoader(images, 8), epochs=20, verbose=0, callbacks=[samples, StopAt(53)])
+    drawn = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    assert drawn == [f"step-{n:08d}.png" for n in (0, 25, 50, 53)]
 
 
 def test_comparison_shows_training_images_beside_the_latest_grid(tiny_config, images, tmp_path):
