@@ -109,7 +109,7 @@ def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_
     assert (config()["epochs"], config()["batch_size"]) == (5334, 24)
     said = config("--epochs", "3", "--batch-size", "8")
     assert (said["epochs"], said["batch_size"]) == (3, 8)
-    assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 7
+    assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 14
 
 
 def test_the_tutorial_preset_is_the_tutorials_text(tmp_path):
