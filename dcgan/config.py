@@ -316,7 +316,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "epochs": 14,
         "ema": 0.99,
-        "amp": "fastest",
     },
 }
 
