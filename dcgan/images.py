@@ -10,9 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deploy.files import PathLike, atomic_write
 from deploy.images import GAP, encode, grid, to_uint8
-
-from .files import PathLike, atomic_write
 
 __all__ = ["GAP", "TITLE_HEIGHT", "encode", "grid", "side_by_side", "to_float", "to_uint8", "with_title", "write_png"]
 

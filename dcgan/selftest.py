@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deploy.files import write_json
 from deploy.seeds import bits, key
 
 from .checkpoints.checkpoint import list_checkpoints, read_checkpoint
 from .config import TrainConfig
 from .errors import ProjectError
-from .files import write_json
 
 # Small enough for seconds, with everything that a run can hold: averaging, all random numbers, rates that change.
 SETTINGS = TrainConfig(

@@ -19,7 +19,9 @@ import cv2
 import numpy as np
 import paddle
 
+from deploy.files import atomic_write, write_json
 from deploy.seeds import key
+from deploy.untrusted import is_file, read_file
 
 from .callbacks import visualdl
 from .callbacks.checkpointing import CheckpointSaver, ParamsSaver, last_healthy
@@ -38,7 +40,6 @@ from .data.prepare import cached_packed
 from .device import ComputePlan, plan, speed_note
 from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from .errors import CollapseError, TrainingError
-from .files import atomic_write, is_file, read_file, write_json
 from .images import grid, write_png
 from .metrics.names import with_current_names
 from .model import DCGAN

@@ -27,21 +27,22 @@ from matplotlib.patches import Rectangle
 
 from dcgan import DCGAN
 from dcgan import train as runs
-from dcgan.config import TrainConfig, preset
+from dcgan.config import TrainConfig
 from dcgan.data.decode import decode_image
 from dcgan.data.packed import PackedData
 from dcgan.data.prepare import fit_image
 from dcgan.data.synthetic_faces import draw_face
-from dcgan.files import atomic_write
 from dcgan.images import GAP, TITLE_HEIGHT, grid, to_float, to_uint8
 from dcgan.metrics.evaluate import chosen_real, evaluate, measure
 from dcgan.model import augmentation
 from dcgan.networks.layers import parameter_count
 from dcgan.networks.modes import evaluating
+from dcgan.presets import preset
 from dcgan.resume import saved_config
 from dcgan.runs.find_checkpoint import find_checkpoint
 from dcgan.runs.records import is_of_training, read_records
 from dcgan.training.losses import OBJECTIVES
+from deploy.files import atomic_write
 from deploy.seeds import latents
 from deploy.walk import walk_latents
 from tools.console import add_log_level, run, start_logging

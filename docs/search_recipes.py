@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dcgan.files import write_json
+from deploy.files import write_json
 
 FIGURES = ("fid", "kid", "swd", "ms_ssim", "ms_ssim_real", "recall", "nearest_ratio")
 RESULT = "result.json"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcgan.errors import ExportError
-from dcgan.files import PathLike
+from deploy.files import PathLike
 
 from .static_graph import Operator, program_files
 

@@ -22,11 +22,11 @@ import paddle
 
 from dcgan.checkpoints.params import write_params
 from dcgan.device import allow_tf32, choose_device, sampling_kernels
-from dcgan.files import PathLike, atomic_write
 from dcgan.images import to_uint8
 from dcgan.networks.batch_norm import BATCH_SIZE, LATENT_COUNT
 from dcgan.networks.modes import eval_kernels
 from dcgan.training.state import network_arrays
+from deploy.files import PathLike, atomic_write
 from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
 from deploy.seeds import latents
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcgan.errors import ExportError
-from dcgan.files import Lock, LockedError, PathLike, aside_name, open_file, sync_folder
+from deploy.files import Lock, LockedError, PathLike, aside_name, sync_folder
 from deploy.manifest import FILE_NAME, ModelError, read_manifest
+from deploy.untrusted import open_file
 
 PARAMS_FILE = "generator.params"  # written beside an export, and kept by the next one
 _MARKER = ".dcgan-export-in-progress"  # in a folder that is being filled; what holds it is ours

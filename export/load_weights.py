@@ -17,11 +17,11 @@ from dcgan.checkpoints.params import read_params
 from dcgan.config import read_config
 from dcgan.environment import command
 from dcgan.errors import CheckpointError
-from dcgan.files import PathLike
 from dcgan.networks.discriminator import Discriminator
 from dcgan.networks.generator import Generator
 from dcgan.networks.sizes import check_image_size
 from dcgan.runs.find_checkpoint import find_checkpoint
+from deploy.files import PathLike
 from deploy.manifest import Signature
 
 RUNS = Path("work/train")

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dcgan.errors import ExportError
-from dcgan.files import PathLike, atomic_write
+from deploy.files import PathLike, atomic_write
 from deploy.manifest import Signature
 
 BATCH = "batch"

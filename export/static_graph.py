@@ -12,7 +12,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from dcgan.errors import ExportError
-from dcgan.files import PathLike
+from deploy.files import PathLike
 from deploy.manifest import Signature
 
 _BOOKKEEPING = ("builtin.parameter", "builtin.shadow_output", "pd_op.data", "pd_op.fetch", "pd_op.full_int_array")

@@ -20,7 +20,7 @@ import onnx
 
 import deploy
 from dcgan.errors import ExportError
-from dcgan.files import PathLike, atomic_write, write_json
+from deploy.files import PathLike, atomic_write, write_json
 
 from .onnx_graph import read_arrays
 

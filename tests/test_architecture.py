@@ -28,17 +28,17 @@ MAY_IMPORT = {
     "deploy": ("deploy",),
 }
 # What each file or folder of dcgan/ may import of the others. Below BASE everything may use BASE.
-BASE = ("dcgan.errors", "dcgan.files", "dcgan.environment", "dcgan.images")
+BASE = ("dcgan.errors", "dcgan.environment", "dcgan.images")
 INNER = {
     "errors": (),
     "environment": (),
-    "files": (),
     "images": (),
     "networks": (),
     "distributed": (),
     "checkpoints": (),
     "data": (),
     "config": ("networks.sizes",),
+    "presets": ("config",),
     "device": ("networks", "config", "training.precision"),
     "training": ("networks", "checkpoints", "distributed"),
     "model": ("training", "networks", "distributed", "device", "config"),
@@ -75,7 +75,6 @@ INNER = {
 WITHOUT_PADDLE = (
     "dcgan.data",
     "dcgan.images",
-    "dcgan.files",
     "dcgan.config",
     "dcgan.checkpoints.checkpoint",
     "dcgan.params",
@@ -83,7 +82,7 @@ WITHOUT_PADDLE = (
 
 
 class Import(NamedTuple):
-    """`name` is what is imported, absolute, down to the imported name: "dcgan.files.PathLike"."""
+    """`name` is what is imported, absolute, down to the imported name: "dcgan.images.grid"."""
 
     name: str
     line: int
@@ -138,7 +137,7 @@ def is_within(name: str, package: str) -> bool:
 
 def test_there_is_something_to_read():
     found = {module_name(path) for path in source_files()}
-    assert {"dcgan.files", "dcgan.data.loader", "deploy.seeds", "tools.train"} <= found
+    assert {"dcgan.images", "dcgan.data.loader", "deploy.seeds", "tools.train"} <= found
 
 
 @pytest.mark.parametrize("path", source_files(), ids=module_name)

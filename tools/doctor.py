@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcgan.config import TrainConfig
-from tools.checks import installed
-from tools.checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request, collect
 from tools.console import add_log_level, run, start_logging
+from tools.doctor_checks import installed
+from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request, collect
 
 EXAMPLES = """examples:
   python tools/doctor.py                                   about half a minute on a CPU
@@ -69,7 +69,7 @@ def _paddle_checks(measure: bool) -> list:
         from dcgan.environment import import_paddle
 
         import_paddle()
-        from tools.checks import decided, measured
+        from tools.doctor_checks import decided, measured
     except Exception as error:  # a broken installation is what is looked for
 
         def imports(_: Request, error: Exception = error) -> Iterator[Line]:

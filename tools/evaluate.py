@@ -150,11 +150,11 @@ def open_target(args: argparse.Namespace) -> EvaluationTarget:
 
 def write(out: pathlib.Path | None, report: dict, nearest: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
     """Leave evaluate.json and nearest.png in `out`, or in the run folder, in its metrics.jsonl and in its report."""
-    from dcgan.files import write_json
     from dcgan.images import write_png
     from dcgan.metrics.report import FILE_NAME
     from dcgan.runs.records import append_record
     from dcgan.runs.report import write_report
+    from deploy.files import write_json
 
     folder = out or run_folder or OUT
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,9 @@ from dcgan.data.prepare import cached_packed, fit_image
 from dcgan.data.sources import Source, open_source
 from dcgan.environment import command
 from dcgan.errors import CheckpointError, DataError, EvaluationError
-from dcgan.files import PathLike
 from dcgan.images import to_uint8, write_png
 from dcgan.metrics.evaluate import AS_PACKED, FEWEST, choose, chosen_real, crop_of
+from deploy.files import PathLike
 from deploy.seed_ranges import Seeds
 from deploy.seeds import latents, permutation
 

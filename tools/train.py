@@ -18,9 +18,10 @@ from typing import Any, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dcgan.config import PRESETS, TrainConfig, fitted_to, help_text, preset, read_config, with_default_data
+from dcgan.config import TrainConfig, help_text, read_config, with_default_data
 from dcgan.environment import command, export_command
 from dcgan.errors import ProjectError
+from dcgan.presets import PRESETS, fitted_to, preset
 from dcgan.selftest import kill_count
 from dcgan.selftest import report as report_resume
 from tools.console import add_log_level, run, start_logging

@@ -9,10 +9,11 @@ from typing import Any
 
 from paddle.callbacks import Callback
 
+from deploy.files import PathLike
+
 from ..checkpoints.checkpoint import folder_name, list_checkpoints, read_state, remove_checkpoint
 from ..checkpoints.params import write_params
 from ..errors import CheckpointError
-from ..files import PathLike
 from ..metrics.names import with_current_names
 from ..training.state import network_arrays
 

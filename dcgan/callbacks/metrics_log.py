@@ -1,4 +1,4 @@
-"""What watches a run: log lines, sample grids, checkpoints, the watchdog. One small class each.
+"""The records of a run: one read of the device per log step, and `metrics.jsonl`.
 
 Callbacks act through public members of the model. Numbers are read from the device by `Recorder`, on log steps only;
 images by `SampleGrid` and `QualityCallback`, on theirs. Where several processes train, those that compute together,
@@ -16,7 +16,8 @@ from typing import Any
 
 from paddle.callbacks import Callback
 
-from ..files import PathLike, atomic_write
+from deploy.files import PathLike, atomic_write
+
 from ..runs.records import Record, append_record, is_of_training, read_records
 from ..training.hapi import read_scalars
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from paddle.callbacks import Callback
 
-from ..files import PathLike, atomic_write
+from deploy.files import PathLike, atomic_write
+
 from ..runs.records import Record
 from ..runs.report import write_report
 

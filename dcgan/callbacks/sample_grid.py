@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from paddle.callbacks import Callback
 
+from deploy.files import PathLike
+
 from ..checkpoints.checkpoint import folder_name
-from ..files import PathLike
 from ..images import grid, side_by_side, to_uint8, with_title, write_png
 from ..training.hapi import read_scalars
 from .metrics_log import epoch_number

@@ -11,9 +11,10 @@ from pathlib import Path
 import cv2
 from paddle.callbacks import Callback
 
+from deploy.files import PathLike
+
 from ..checkpoints.checkpoint import folder_name
 from ..errors import ProjectError
-from ..files import PathLike
 from ..runs.records import Record
 
 FOLDER = "visualdl"

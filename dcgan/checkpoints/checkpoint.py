@@ -21,8 +21,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from deploy.files import PathLike, aside_name, sync_folder
+from deploy.untrusted import UnsafeFileError, is_file, read_file
+
 from ..errors import CheckpointError
-from ..files import PathLike, UnsafeFileError, aside_name, is_file, read_file, sync_folder
 
 FORMAT = 1
 STATE_FILE = "state.json"

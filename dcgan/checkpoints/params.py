@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from deploy.files import PathLike, atomic_write
+from deploy.untrusted import read_file
+
 from ..errors import CheckpointError
-from ..files import PathLike, atomic_write, read_file
 
 MAX_BYTES = 4 << 30
 MAX_INSTRUCTIONS = 20_000  # the generator of 256x256 needs under 2,000; bounds nesting too

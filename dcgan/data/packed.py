@@ -18,8 +18,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from deploy.files import PathLike
+from deploy.untrusted import UnsafeFileError, open_file, read_file
+
 from ..errors import DataError
-from ..files import PathLike, UnsafeFileError, open_file, read_file
 
 FORMAT, FORMAT_VERSION = "packed images", 2  # the version goes up when the same source would give other pixels
 _FORMATS = (FORMAT, "packed pictures")  # version 1: OpenCV's decoder; in CMYK and 16 bits a level may differ

@@ -29,21 +29,13 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
+from deploy.files import Lock, LockedError, PathLike, atomic_write, remove_leftovers, write_json
+
 from ..environment import thread_count
 from ..errors import DataError
-from ..files import Lock, LockedError, PathLike, atomic_write, remove_leftovers, write_json
 from .crop import crop_origin, fit_image
 from .decode import DEFAULT_LIMITS, Limits
-from .packed import (
-    FORMAT,
-    FORMAT_VERSION,
-    PackedData,
-    info_path,
-    is_packed,
-    npy_header,
-    open_packed,
-    read_info,
-)
+from .packed import FORMAT, FORMAT_VERSION, PackedData, info_path, is_packed, npy_header, open_packed, read_info
 from .sources import Source, open_source
 
 Progress = Callable[[int, int], object]

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.untrusted import UnsafeFileError, open_file
+
 from ..errors import DataError
-from ..files import UnsafeFileError, open_file
 from .decode import DEFAULT_LIMITS, Limits, beyond, decode_image
 from .synthetic_faces import draw_face
 

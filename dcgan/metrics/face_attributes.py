@@ -13,11 +13,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from deploy.files import PathLike
 from deploy.seeds import bits, key
 
 from ..data import synthetic_faces
 from ..data.prepare import fit_image
-from ..files import PathLike
 from ..images import to_float
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

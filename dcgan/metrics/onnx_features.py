@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from deploy.files import PathLike
+from deploy.untrusted import read_file
+
 from ..errors import EvaluationError
-from ..files import PathLike, read_file
 
 MAX_MODEL_BYTES = 2 << 30  # an ONNX file cannot be larger
 RANGES = {"uint8": (0.0, 255.0), "float32": (-1.0, 1.0)}  # what black and white become unless the caller says otherwise

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.files import PathLike
+from deploy.untrusted import MAX_JSON_BYTES, read_file
+
 from ..errors import EvaluationError
-from ..files import MAX_JSON_BYTES, PathLike, read_file
 from .names import with_current_names
 
 FILE_NAME = "evaluate.json"

@@ -6,9 +6,10 @@ import logging
 import re
 from pathlib import Path
 
+from deploy.files import PathLike
+
 from ..checkpoints import checkpoint
 from ..errors import CheckpointError
-from ..files import PathLike
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ import os
 import re
 from pathlib import Path
 
+from deploy.files import Lock, LockedError, PathLike, remove_leftovers
+
 from ..checkpoints import checkpoint
 from ..errors import TrainingError
-from ..files import Lock, LockedError, PathLike, remove_leftovers
 from .find_checkpoint import run_number
 
 

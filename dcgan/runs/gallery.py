@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..files import PathLike
+from deploy.files import PathLike
+
 from .find_checkpoint import run_folders
 from .report import REPORT_FILE, collect, write_page, write_report
 

@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..files import PathLike, is_file, read_file
+from deploy.files import PathLike
+from deploy.untrusted import is_file, read_file
+
 from ..metrics.names import with_current_names
 
 Record = dict[str, Any]

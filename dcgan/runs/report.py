@@ -22,11 +22,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from deploy.files import PathLike, atomic_write
+from deploy.untrusted import is_file, read_file
+
 from ..config import TrainConfig
 from ..data.decode import Limits, decode_image
 from ..environment import command, export_command
 from ..errors import DataError, ProjectError
-from ..files import PathLike, atomic_write, is_file, read_file
 from ..images import GAP, TITLE_HEIGHT
 from .find_checkpoint import run_folders
 from .records import Record, is_of_training, read_records

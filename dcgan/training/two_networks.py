@@ -15,12 +15,12 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from deploy.files import PathLike
 from deploy.seeds import latents
 
 from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ..distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from ..errors import CheckpointError
-from ..files import PathLike
 from ..networks.batch_norm import precise_bn, precise_bn_latents, running_statistics
 from ..networks.kernels import PADDLE_KERNELS
 from ..networks.modes import eval_kernels, evaluating

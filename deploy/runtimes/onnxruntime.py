@@ -27,7 +27,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uin
 class OnnxRuntime(Runtime):
     """An ONNX model. Raises ModelError if onnxruntime is missing, refuses the model, or finds another signature in it.
 
-    Args: model - the file's content; of the form that `tools/export.py` writes, see deploy/model_check.py.
+    Args: model - the file's content; of the form that `tools/export.py` writes, see deploy/model_check.
           device - auto, cpu or gpu.  threads - 0 for every core.
     """
 

@@ -8,8 +8,9 @@ import json
 import pytest
 
 from dcgan import config as module
-from dcgan.config import CHANGEABLE, PRESETS, TrainConfig, differences, fitted_to, help_text, preset, read_config
+from dcgan.config import CHANGEABLE, TrainConfig, differences, help_text, read_config
 from dcgan.networks.sizes import check_image_size
+from dcgan.presets import PRESETS, fitted_to, preset
 from deploy.seeds import MAX_SEED
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}

@@ -10,8 +10,8 @@ import pytest
 
 from dcgan import DCGAN, TrainConfig
 from dcgan.checkpoints.params import write_params
-from dcgan.files import write_json
 from dcgan.training.state import network_arrays
+from deploy.files import write_json
 from deploy.seeds import bits
 from export import onnx_graph
 from export.converter import convert

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dcgan.errors import ExportError
-from dcgan.files import Lock
+from deploy.files import Lock
 from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
 from export.folder import replacing
 

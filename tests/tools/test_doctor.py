@@ -22,8 +22,8 @@ from dcgan.networks.kernels import PaddleKernels
 from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, processor
 from deploy.runtimes.base import Runtime
 from tools import doctor
-from tools.checks import decided, installed, measured
-from tools.checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request, collect
+from tools.doctor_checks import decided, installed, measured
+from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request, collect
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = Request(device="cpu")

@@ -13,9 +13,9 @@ from dcgan import DCGAN, TrainConfig
 from dcgan.callbacks.metrics_log import History, read_records
 from dcgan.checkpoints.params import write_params
 from dcgan.data.prepare import prepare
-from dcgan.files import write_json
 from dcgan.images import to_uint8, write_png
 from dcgan.training.state import network_arrays
+from deploy.files import write_json
 from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,9 @@ from pathlib import Path
 import paddle
 from paddle import nn
 
+from deploy.files import write_json
+
 from ...environment import thread_count
-from ...files import write_json
 from .layers import OneDnnKernels
 from .library import library
 

@@ -29,7 +29,7 @@ from dcgan.checkpoints.checkpoint import (
     write_checkpoint,
 )
 from dcgan.errors import CheckpointError
-from dcgan.files import read_file
+from deploy.untrusted import read_file
 
 STATE = {"global_step": 7, "config": {"data": "人脸", "lr": 2e-4}, "extra": {"list": [1, 2.5, None, True]}}
 

@@ -21,8 +21,8 @@ from dcgan.data.decode import Limits
 from dcgan.data.packed import open_packed
 from dcgan.data.prepare import cached_packed, fit_image, prepare
 from dcgan.errors import DataError
-from dcgan.files import Lock
 from dcgan.images import write_png
+from deploy.files import Lock
 
 
 def encode(rgb, suffix=".png"):

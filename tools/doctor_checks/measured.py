@@ -30,9 +30,8 @@ from deploy.manifest import ModelError, read_manifest
 from deploy.runtimes import BACKENDS, is_installed
 from deploy.seeds import latents
 from deploy.verify import verify
-
-from .decided import config_of
-from .line import NOT_APPLICABLE, OK, WRONG, Line, Request
+from tools.doctor_checks.decided import config_of
+from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request
 
 LATENT_DIM, CHANNELS, SIZE, BATCH = 16, 16, 32, 8
 # Largest distance of all gradients of a network from their float64 values, as a share of their length. float32 keeps 24

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcgan.environment import core_count, thread_count
-
-from .line import NOT_APPLICABLE, OK, WRONG, Line, Request
+from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request
 
 PADDLE_VERSION = "3.2.2"
 OLDEST_PYTHON, NEWEST_PYTHON, NEWEST_FOR_ONNX = (3, 9), (3, 13), (3, 12)

@@ -15,8 +15,7 @@ from dcgan.device import plan
 from dcgan.networks.onednn import OneDnnUnavailableError, processor
 from dcgan.networks.onednn.speed import bfloat16_speedup
 from dcgan.training.precision import HALF_PRECISION_OPERATORS
-
-from .line import NOT_APPLICABLE, OK, WRONG, Line, Request
+from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request
 
 _SMALLEST_ONNX_MODEL = (  # y = x, float32 [1], opset 13: starts a session without the onnx package
     b"\x08\x08:7\n\x10\n\x01x\x12\x01y\x22\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
