@@ -19,6 +19,7 @@ from dcgan.environment import import_paddle, thread_count
 import_paddle()
 
 import contextlib
+import logging
 import signal
 import socket
 import subprocess
@@ -33,6 +34,16 @@ import pytest
 from deploy.seeds import bits
 
 paddle.base.core.set_num_threads(thread_count())
+
+
+@pytest.fixture(autouse=True)
+def log_levels():
+    """A tool that a test calls in this process sets the level of our loggers; the next test finds them as they were."""
+    loggers = [logging.getLogger(name) for name in ("dcgan", "export", "deploy", "tools")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -195,9 +195,9 @@ def test_a_page_without_its_marks_cannot_be_folded(playground, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"precision": "fp16"}, "draws with the generator alone, in float32"),
-        ({"uint8": True}, "draws with the generator alone, in float32"),
-        ({"networks": ("generator", "discriminator")}, "draws with the generator alone, in float32"),
+        ({"precision": "fp16"}, "uses the generator alone, in float32"),
+        ({"uint8": True}, "uses the generator alone, in float32"),
+        ({"networks": ("generator", "discriminator")}, "uses the generator alone, in float32"),
         ({"formats": ("web", "onnx")}, "Use --format web alone"),
         ({"formats": ("onnx",), "single_file": True}, "a single file is a form of the web page"),
     ],

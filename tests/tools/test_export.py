@@ -153,7 +153,7 @@ def test_defaults_of_the_flags_are_those_of_the_library():
         (["--format", "onnx", "--checkpoint", "nowhere"], 1, "nothing to export at nowhere"),
         (["--format", "onnx", "--opset", "9"], 1, "opset must be from 13 to 21, received 9"),
         (["--format", "all", "--precision", "fp16"], 1, "fp16 is for ONNX"),
-        (["--format", "web", "--precision", "fp16"], 1, "draws with the generator alone"),
+        (["--format", "web", "--precision", "fp16"], 1, "uses the generator alone"),
         (["--format", "onnx", "--single-file"], 1, "a single file is a form of the web page"),
         (["--format", "onnx", "--device", "gpu"], 1, "no GPU"),
         (["--format", "onnx", "--out", "work/train"], 1, "holds what no export wrote (00000-cartoon)"),
