@@ -90,6 +90,24 @@ def test_onnx_on_a_python_without_its_wheel_is_not_applicable(monkeypatch):
     assert "--format paddle works" in found["package onnx"][1]
 
 
+def test_more_threads_than_cores_and_a_processor_without_avx_are_wrong(monkeypatch):
+    assert {verdict for verdict, _ in verdicts(installed.processor).values()} == {OK}
+    monkeypatch.setattr(installed, "thread_count", lambda: 10**6)
+    monkeypatch.setattr(installed.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(installed.Path, "read_text", lambda *_: "model name : Old One\nflags : fpu sse2\n")
+    found = verdicts(installed.processor)
+    assert found["processor"] == (WRONG, "Old One: vector units unknown: Paddle's wheels need AVX")
+    assert found["threads"][0] == WRONG and "Lower or unset OMP_NUM_THREADS" in found["threads"][1]
+
+
+def test_a_speed_that_cannot_be_measured_is_wrong(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("(External) no kernel for this")
+
+    monkeypatch.setattr(measured, "_seconds", broken)
+    assert [line[:2] for line in collect("speed", measured.throughput, CPU)] == [("speed", WRONG)]
+
+
 def test_too_little_memory_and_disk_are_wrong(monkeypatch, tmp_path):
     request = CPU._replace(work=str(tmp_path / "not" / "yet"))
     assert verdicts(installed.memory)["memory"][0] in (OK, NOT_APPLICABLE)

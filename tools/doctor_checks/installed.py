@@ -92,9 +92,17 @@ def processor(_: Request) -> Iterator[Line]:
         name = facts.get("model name", name)
         flags = facts.get("flags", facts.get("Features", "")).split()
     units = [unit for unit in VECTOR_UNITS if unit in flags]
-    yield Line("processor", OK, f"{name}: {', '.join(units) or 'vector units unknown'}", {"units": units})
+    text = f"{name}: {', '.join(units) or 'vector units unknown'}"
+    if platform.machine() in ("x86_64", "AMD64") and flags and "avx" not in flags:
+        yield Line("processor", WRONG, f"{text}: Paddle's wheels need AVX", {"units": units})
+    else:
+        yield Line("processor", OK, text, {"units": units})
     threads, cores = thread_count(), core_count()
-    yield Line("threads", OK, f"{threads} for {cores} cores", {"threads": threads, "cores": cores})
+    text, figures = f"{threads} for {cores} cores", {"threads": threads, "cores": cores}
+    if threads > cores:
+        yield Line("threads", WRONG, f"{text}: they wait for each other. Lower or unset OMP_NUM_THREADS.", figures)
+    else:
+        yield Line("threads", OK, text, figures)
 
 
 def memory(_: Request) -> Iterator[Line]:

@@ -81,7 +81,7 @@ def test_processes_that_cannot_know_which_they_are_say_so():
         read_launch({"PADDLE_TRAINER_ENDPOINTS": "a:1,a:2"})
 
 
-# ---- real launchers; the plain one is in test_process_group.py, endpoints alone are what start_together gives --------
+# ---- real launchers; endpoints alone, as older clusters set them, are what start_together gives ----------------------
 
 
 def free_port():
@@ -89,13 +89,14 @@ def free_port():
         return server.getsockname()[1]
 
 
-@pytest.mark.parametrize("form", ["--backend", "--nnodes"])
+@pytest.mark.parametrize("form", ["plain", "--backend", "--nnodes"])
 def test_a_launcher_trains_with_two_processes_and_leaves_one_run_folder(form, tmp_path, start_process):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json()))
     command = [TRAIN, "--config", "config.json"]
     launch = ["-m", "paddle.distributed.launch"]
-    if form == "--backend":
-        launches = [[*launch, "--backend", "gloo", "--nproc_per_node", "2", "--log_dir", "log0"]]
+    if form != "--nnodes":
+        backend = ["--backend", "gloo"] if form == "--backend" else []
+        launches = [[*launch, *backend, "--nproc_per_node", "2", "--log_dir", "log0"]]
     else:
         launch += ["--nnodes", "2", "--nproc_per_node", "1", "--master", f"127.0.0.1:{free_port()}"]
         launches = [[*launch, "--rank", str(rank), "--log_dir", f"log{rank}"] for rank in (0, 1)]
