@@ -1,6 +1,7 @@
 """What tests compare: every array of a model, every number of a run, a record of training."""
 
 import numpy as np
+import paddle
 
 from dcgan.checkpoints.checkpoint import list_checkpoints, read_checkpoint
 from dcgan.runs.records import read_records
@@ -20,6 +21,17 @@ def everything(model):
     for name, optimizer in model._optimizers().items():
         found.update({f"{name}!{k}": v for k, v in optimizer_arrays(optimizer, getattr(model, name)).items()})
     return {**found, "counters": np.array([model.epoch, model.epoch_step, model.global_step])}
+
+
+def mapped(network, z):
+    """The images of latents z, in the mode that the network is in."""
+    with paddle.no_grad():
+        return network(paddle.to_tensor(z)).numpy()
+
+
+def mapped_in_eval_mode(network, z):
+    network.eval()
+    return mapped(network, z)
 
 
 def record(step=1, **changes):

@@ -62,6 +62,19 @@ def tiny_config():
 
 
 @pytest.fixture
+def stale_generator():
+    """A small generator whose BatchNorm statistics are far from those of its weights."""
+    from dcgan import Generator
+
+    paddle.seed(3)
+    network = Generator(8, 4, 16)
+    for layer in (network.bn_1, network.bn_2):
+        layer._mean.set_value(np.full(layer._mean.shape, 0.3, np.float32))
+        layer._variance.set_value(np.full(layer._variance.shape, 4.0, np.float32))
+    return network
+
+
+@pytest.fixture
 def work_folder(tmp_path, monkeypatch):
     """An empty current folder, so that what a command writes stays in it."""
     monkeypatch.chdir(tmp_path)

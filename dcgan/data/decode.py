@@ -1,4 +1,4 @@
-"""Bytes of a stranger's image -> RGB pixels, whole or refused. JPEG, PNG, WebP and BMP; the name plays no part.
+"""Bytes of an image of unknown origin -> RGB pixels, whole or refused. JPEG, PNG, WebP and BMP; the name plays no part.
 
 Pillow decodes. Its file classes are called directly, because `Image.open` warns on the screen about large images and
 has a limit of its own; ours is checked here, before a pixel is decoded. jpeg.py finds the damage that Pillow lets pass.
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a stranger's source may cost; what is beyond is refused by name. tools/prepare.py has a flag for each."""
+    """What a source may cost; what is beyond is refused by name. tools/prepare.py has a flag for each."""
 
     max_pixels: int = 100_000_000  # width x height of one image; decoding takes 4 to 16 bytes each
     max_file_bytes: int = 256 * 2**20  # one image file, unpacked

@@ -53,7 +53,7 @@ def is_packed(data: str) -> bool:
 def open_packed(path: PathLike) -> PackedData:
     """The packed images of a .npy, mapped read only, after a whole pass for their digest (about 1 GB/s).
 
-    With our JSON beside it, everything the JSON says is checked; a stranger's .npy is accepted if it is uint8
+    With our JSON beside it, everything the JSON says is checked; a .npy of unknown origin is accepted if it is uint8
     [N, 3, S, S] in C order. Raises DataError if not, or if the file is missing or damaged. Nothing in it is executed.
     """
     path = Path(path)

@@ -320,7 +320,7 @@ def test_the_report_is_written_at_sample_steps_unless_it_would_take_too_much_of_
 
 
 def test_a_page_shows_nothing_that_a_link_brings_from_outside_the_run(run, tmp_path, flat_images):
-    """Pages are given to others: a stranger's run, reported by you, must not hold your files."""
+    """Pages are given to others: somebody else's run, reported by you, must not hold your files."""
     secret = tmp_path / "secrets.txt"
     secret.write_text('{"password": "hunter2"}\n{"step": 1, "password": "hunter2"}\n')
     for name in ("command.txt", "config.json", "evaluate.json", "metrics.jsonl"):
