@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder: its names are no top-level modules
+    folder = Path(__file__).resolve().parent
+    if folder.name != "deploy":
+        sys.exit(f"error: {folder} must be called deploy: its files import each other by that name. Rename it.")
+    sys.path[0] = str(folder.parent)  # not this folder: its names are no top-level modules
 
 from deploy.infer import BACKENDS, sentence, whole_number
 from deploy.streams import open_standard_streams

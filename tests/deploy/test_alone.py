@@ -103,10 +103,11 @@ runpy.run_path("deploy/serve.py", run_name="__main__")
     assert served == (alone / "work/generate/seed-000007.png").read_bytes()
 
 
+@pytest.mark.parametrize("script", ["infer.py", "serve.py"])
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside deploy"])
-def test_a_copy_under_another_name_says_what_it_must_be_called(alone, beside):
+def test_a_copy_under_another_name_says_what_it_must_be_called(alone, beside, script):
     (shutil.copytree if beside else shutil.move)(alone / "deploy", alone / "faces")
-    done = python("faces/infer.py", "--n", 3, cwd=alone)
+    done = python(f"faces/{script}", cwd=alone)
     assert (done.returncode, done.stdout, done.stderr) == (
         1,
         "",
