@@ -118,7 +118,7 @@ def train(
         log.info("Run folder: %s", folder.path)
         next_sample = next_sample_step(model.global_step, config.sample_every, last_step)
         log.info("Report: %s (open it in a browser, reload to update)", folder.path / REPORT_FILE)
-        log.info("Next image grid: %s", folder.samples / f"step-{next_sample:08d}.png")
+        log.info("Next image grid: %s", folder.samples / f"{checkpoint.folder_name(next_sample)}.png")
         if last_step < FEW_ITERATIONS:
             log.warning(
                 "%d iterations are few: expect blurred images. More with --epochs, --steps or a smaller --batch-size.",

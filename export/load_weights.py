@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from dcgan.checkpoints.checkpoint import misfits
 from dcgan.checkpoints.params import read_params
 from dcgan.config import read_config
 from dcgan.environment import command
@@ -157,13 +158,7 @@ def _build(name: str, group: str, weights: Tensors, latent_dim: int, image_size:
 def _set_weights(layer: nn.Layer, weights: Tensors, group: str) -> None:
     """Copy weights by name. Raises CheckpointError naming all that are missing, unknown or of another shape."""
     own = layer.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is unknown" for name in weights if name not in own]
-    problems += [
-        f"{name} has shape {list(weights[name].shape)}, expected {own[name].shape}"
-        for name in own
-        if name in weights and list(weights[name].shape) != own[name].shape
-    ]
+    problems = misfits(own, weights)
     problems += [f"{name} holds NaN or Inf" for name, value in weights.items() if not np.isfinite(value).all()]
     if problems:
         raise CheckpointError(f"{group} does not fit a DCGAN of its size: {'; '.join(problems)}")

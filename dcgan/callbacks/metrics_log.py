@@ -8,7 +8,6 @@ and say so, belong to each of them; rank 0 alone writes files (see dcgan.distrib
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,8 +19,6 @@ from deploy.files import PathLike, atomic_write
 
 from ..runs.records import Record, append_record, is_of_training, read_records
 from ..training.hapi import read_scalars
-
-log = logging.getLogger(__name__)
 
 Sink = Callable[[Record], None]
 
@@ -56,9 +53,8 @@ class Recorder(Callback):
     def _record(self) -> Record:
         model = self.model
         norms = {f"gradient_norm_{name[0]}": norm for name, norm in model.gradient_norms().items()}
-        values = read_scalars(
-            {**model.scalars, **norms}, model.process_group
-        )  # the device is waited for here, nowhere else
+        # The device is waited for here, nowhere else.
+        values = read_scalars({**model.scalars, **norms}, model.process_group)
         now = time.monotonic()
         done = model.global_step - self._first_step
         record = {

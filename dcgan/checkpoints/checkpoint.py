@@ -46,6 +46,21 @@ class Checkpoint(NamedTuple):
     groups: dict[str, Tensors]
 
 
+def misfits(own: Mapping[str, Any], saved: Mapping[str, np.ndarray]) -> list[str]:
+    """All that keeps the `saved` tensors from being those of `own`, by name: missing, unknown, of another shape.
+
+    Args: own - tensors or arrays, of which only names and shapes are looked at.
+    """
+    problems = [f"{name} is missing" for name in own if name not in saved]
+    problems += [f"{name} is unknown" for name in saved if name not in own]
+    shapes = {name: (list(saved[name].shape), list(own[name].shape)) for name in own if name in saved}
+    return problems + [
+        f"{name} has shape {found}, expected {expected}"
+        for name, (found, expected) in shapes.items()
+        if found != expected
+    ]
+
+
 def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ..checkpoints.checkpoint import Tensors
+from ..checkpoints.checkpoint import Tensors, misfits
 from ..distributed.process_group import ProcessGroup
 from ..errors import CheckpointError, TrainingError
 
@@ -147,13 +147,7 @@ def master_weights(optimizer: paddle.optimizer.Optimizer, network: nn.Layer) -> 
 def _match_group(group: str, own: Mapping[str, paddle.Tensor], saved: Tensors | None) -> tuple[list[str], Pairs]:
     if saved is None:
         return [f"it holds no {group}"], []
-    problems = [f"{group}: {name} is missing" for name in own if name not in saved]
-    problems += [f"{group}: {name} is unknown" for name in saved if name not in own]
-    problems += [
-        f"{group}: {name} has shape {list(saved[name].shape)}, expected {list(own[name].shape)}"
-        for name in own
-        if name in saved and list(saved[name].shape) != list(own[name].shape)
-    ]
+    problems = [f"{group}: {problem}" for problem in misfits(own, saved)]
     problems += [  # what `collect` writes; anything else would be rounded, or train on as NaN, without a word
         f"{group}: {name} is not of finite float32 numbers ({value.dtype})"
         for name, value in saved.items()
