@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ def set_aside_damaged(folder: RunFolder, step: int) -> None:
         if path.name > checkpoint.folder_name(step):
             aside = path.with_name(f"damaged-{path.name}")
             log.warning("Setting aside the damaged checkpoint %s as %s", path, aside.name)
-            shutil.rmtree(aside, ignore_errors=True)
+            if os.path.lexists(aside):  # of an earlier resume
+                checkpoint.remove_checkpoint(aside)
             path.rename(aside)
 
 

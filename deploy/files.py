@@ -111,6 +111,25 @@ def sync_folder(folder: PathLike) -> None:
         os.close(descriptor)
 
 
+def make_own_folder(path: PathLike) -> None:
+    """Make the folder `path` unless it is there. Raises OSError if it is a link or no folder: what is written into a
+    link lands elsewhere, and the folder that this lies in may be of another person."""
+    path = Path(path)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        refuse_link(path)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a folder is expected, this is none", str(path)) from None
+
+
+def refuse_link(path: PathLike) -> None:
+    """Raise OSError if `path` is a link, to whatever."""
+    if os.path.islink(path):
+        message = "it is a link, and nothing is written through it: put what it leads to in its place"
+        raise OSError(errno.ELOOP, message, os.fspath(path))
+
+
 def write_json(path: PathLike, value: object) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (ValueError): they are not JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

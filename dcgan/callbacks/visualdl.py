@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 from paddle.callbacks import Callback
 
-from deploy.files import PathLike
+from deploy.files import PathLike, make_own_folder, refuse_link
 
 from ..checkpoints.checkpoint import folder_name
 from ..errors import ProjectError
@@ -39,9 +39,11 @@ class VisualDLWriter(Callback):
 
         self._every, self._last_step, self._run = every, last_step, Path(run)
         folder = (self._run / FOLDER).absolute()  # VisualDL joins a relative file name to the folder once more
+        path = folder / "vdlrecords.training.log"  # one for all sessions: VisualDL shows only the newest of several
+        make_own_folder(folder)
+        refuse_link(path)
         with contextlib.redirect_stdout(sys.stderr):  # it says when it appends
-            # One file for all sessions: VisualDL shows only the newest of several.
-            self._writer = LogWriter(str(folder), file_name=str(folder / "vdlrecords.training.log"))
+            self._writer = LogWriter(str(folder), file_name=str(path))
 
     def scalars(self, record: Record) -> None:
         """Take one record: its finite numbers become `train/<name>`, as Paddle's own callback calls them."""

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from deploy.files import Lock, LockedError, PathLike, remove_leftovers
+from deploy.files import Lock, LockedError, PathLike, make_own_folder, remove_leftovers
 
 from ..checkpoints import checkpoint
 from ..errors import TrainingError
@@ -45,14 +45,21 @@ class RunFolder:
             return cls(path)
 
     def own(self) -> RunFolder:
-        """Take the lock and clear away what a killed process left. Raises TrainingError if the run has an owner."""
+        """Take the lock and clear away what a killed process left.
+
+        Raises TrainingError if the run has an owner, OSError if one of its folders is a link.
+        """
         try:
             self.lock.acquire()
         except LockedError:
             raise TrainingError(f"{self.path} is being trained by another process; wait for it or stop it") from None
-        self.samples.mkdir(exist_ok=True)
-        self.checkpoints.mkdir(exist_ok=True)
-        checkpoint.remove_leftovers(self.checkpoints)
-        remove_leftovers(self.path)
-        remove_leftovers(self.samples)
+        try:
+            make_own_folder(self.samples)
+            make_own_folder(self.checkpoints)
+            checkpoint.remove_leftovers(self.checkpoints)
+            remove_leftovers(self.path)
+            remove_leftovers(self.samples)
+        except BaseException:
+            self.lock.release()
+            raise
         return self

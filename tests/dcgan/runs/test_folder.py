@@ -71,3 +71,43 @@ def test_a_run_whose_records_and_command_come_from_elsewhere_resumes(config, mon
     assert result.global_step == 9 and (run / "loss.png").exists()
     command = (run / "command.txt").read_text("utf-8")
     assert len(command.splitlines()) == 2 and '{"step": 2}' in (run / "metrics.jsonl").read_text()
+
+
+def content_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["samples", "checkpoints", "visualdl", "visualdl/vdlrecords.training.log"])
+def test_a_folder_of_a_run_that_is_a_link_stops_the_resume_and_nothing_is_written_outside(config, tmp_path, name):
+    """Grids and checkpoints were written into the folder that it pointed to, and old ones there were deleted."""
+    if name.startswith("visualdl"):
+        pytest.importorskip("visualdl", reason="visualdl is not installed: pip install visualdl")
+        config = dataclasses.replace(config, visualdl=True)
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    outside = tmp_path / "outside"
+    (run / name).rename(outside)
+    (run / name).symlink_to(outside)
+    before = content_of(outside) if outside.is_dir() else outside.read_bytes()
+    with pytest.raises((OSError, TrainingError), match=f"it is a link, .*{name}"):
+        runs.train(config, find_checkpoint(run))
+    assert before == (content_of(outside) if outside.is_dir() else outside.read_bytes())
+
+
+def test_files_of_a_run_that_are_links_are_replaced_and_their_targets_stay(config, tmp_path):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    names = ["loss.png", "report.html", "generator.params", "comparison.png", "config.json"]
+    names += ["samples/step-00000004.png", "checkpoints/step-00000004", "checkpoints/damaged-step-00000003"]
+    for name in names:
+        target = tmp_path / name.replace("/", "-")
+        if name.startswith("checkpoints"):
+            target.mkdir()
+            (target / "state.json").write_text("mine")
+        else:
+            target.write_text("mine")
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(target)
+    (run / "checkpoints" / "step-00000003").mkdir()  # damaged, to be renamed
+    runs.train(config, runs.checkpoint.read_checkpoint(run / "checkpoints" / "step-00000002"))
+    for name in names:
+        target = tmp_path / name.replace("/", "-")
+        assert (target / "state.json" if target.is_dir() else target).read_text() == "mine", name
