@@ -8,9 +8,9 @@ import numpy as np
 import paddle
 
 from .config import TrainConfig
+from .data.crop import fit_image
 from .data.loader import batches_per_epoch
 from .data.packed import is_packed, open_packed
-from .data.prepare import fit_image
 from .data.sources import open_source
 from .model import DCGAN
 from .networks.layers import parameter_count

@@ -28,9 +28,9 @@ from matplotlib.patches import Rectangle
 from dcgan import DCGAN
 from dcgan import train as runs
 from dcgan.config import TrainConfig
+from dcgan.data.crop import fit_image
 from dcgan.data.decode import decode_image
 from dcgan.data.packed import PackedData
-from dcgan.data.prepare import fit_image
 from dcgan.data.synthetic_faces import draw_face
 from dcgan.images import GAP, TITLE_HEIGHT, grid, to_float, to_uint8
 from dcgan.metrics.evaluate import chosen_real, evaluate, measure

@@ -1,4 +1,4 @@
-"""Decode, crop and pack once: any source of images -> a packed file, reused for as long as nothing has changed.
+"""Any source of images -> a packed file, made once and reused for as long as nothing has changed.
 
 A packed file is reused only while the fingerprint of the source, the settings and the digest of the pixels all hold,
 else it is prepared again: whatever happens at whatever moment, a JSON is never believed about other pixels.
@@ -17,12 +17,10 @@ import re
 import shutil
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import cv2
 import numpy as np
@@ -33,13 +31,13 @@ from deploy.files import Lock, LockedError, PathLike, atomic_write, remove_lefto
 
 from ..environment import thread_count
 from ..errors import DataError
-from .crop import crop_origin, fit_image
+from .crop import crop_origin
 from .decode import DEFAULT_LIMITS, Limits
+from .image_to_row import rows
 from .packed import FORMAT, FORMAT_VERSION, PackedData, info_path, is_packed, npy_header, open_packed, read_info
 from .sources import Source, open_source
 
 Progress = Callable[[int, int], object]
-T = TypeVar("T")
 logger = logging.getLogger("dcgan.data")
 
 
@@ -212,20 +210,10 @@ def _write_rows(
 
     Written, not mapped: a full disk is then an error to catch, where a store into a mapped file kills the process.
     """
-    size, crop = settings["image_size"], settings["crop"]
-
-    def row(i: int) -> bytes | str:
-        try:
-            image = fit_image(source.image(i), size, crop, limits.max_pixels)
-        except DataError as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
-        return image.transpose(2, 0, 1).tobytes()  # [3, S, S]
-
     count, digest, rejected = 0, hashlib.sha256(), []
+    size, crop = settings["image_size"], settings["crop"]
     stream.write(npy_header(len(source), size))
-    with contextlib.closing(_in_order(row, len(source), workers)) as chunks:
+    with contextlib.closing(rows(source, size, crop, limits, workers)) as chunks:
         for chunk in chunks:
             pixels = b"".join(result for result in chunk if isinstance(result, bytes))
             stream.write(pixels)
@@ -239,31 +227,6 @@ def _write_rows(
     stream.seek(0)
     stream.write(npy_header(count, size))
     return count, digest.hexdigest(), rejected
-
-
-# Images a task. Each step by itself is short, and threads that hand one another the interpreter's lock for every
-# image are slower together than one of them alone.
-_CHUNK = 32
-
-
-def _in_order(function: Callable[[int], T], count: int, workers: int) -> Iterator[list[T]]:
-    """function(0), function(1), ... in lists, computed by threads, a bounded number ahead of the consumer."""
-    waiting: deque[Future] = deque()
-
-    def chunk(start: int) -> list[T]:
-        return [function(i) for i in range(start, min(start + _CHUNK, count))]
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
-        try:
-            for start in range(0, count, _CHUNK):
-                waiting.append(pool.submit(chunk, start))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 @contextlib.contextmanager

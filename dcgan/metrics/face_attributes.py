@@ -17,7 +17,7 @@ from deploy.files import PathLike
 from deploy.seeds import bits, key
 
 from ..data import synthetic_faces
-from ..data.prepare import fit_image
+from ..data.crop import fit_image
 from ..images import to_float
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

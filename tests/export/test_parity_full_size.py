@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from dcgan import DCGAN, TrainConfig
-from dcgan.data.prepare import fit_image
+from dcgan.data.crop import fit_image
 from dcgan.data.synthetic_faces import draw_face
 from dcgan.images import to_float
 from deploy.manifest import read_manifest

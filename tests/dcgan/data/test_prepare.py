@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
-from dcgan.data import prepare as module
+from dcgan.data import image_to_row
 from dcgan.data.decode import Limits
 from dcgan.data.packed import open_packed
-from dcgan.data.prepare import cached_packed, fit_image, prepare
+from dcgan.data.prepare import cached_packed, prepare
 from dcgan.errors import DataError
 from dcgan.images import write_png
 from deploy.files import Lock
@@ -51,7 +51,7 @@ def never_decode(monkeypatch):
     def forbid(*_):
         raise AssertionError("decoded again")
 
-    return lambda: monkeypatch.setattr(module, "fit_image", forbid)
+    return lambda: monkeypatch.setattr(image_to_row, "fit_image", forbid)
 
 
 def files(folder):
@@ -71,56 +71,6 @@ def test_rows_stay_rows_and_red_stays_red_through_prepare_and_png(tmp_path):
     assert np.array_equal(packed.images[0], np.moveaxis(image[:16], 2, 0))
     write_png(tmp_path / "out.png", packed.images[0])
     assert np.array_equal(cv2.imread(str(tmp_path / "out.png"))[..., ::-1], image[:16])
-
-
-def test_shrinking_averages_areas():
-    image = noise(192, 96)
-    fitted = fit_image(image, 32, "0,5")
-    expected = image.reshape(64, 3, 32, 3, 3).mean(axis=(1, 3))[5:37]
-    assert np.abs(fitted - expected).max() <= 0.51
-
-
-@pytest.mark.parametrize(
-    ("crop", "size", "shape", "x", "y"),
-    [
-        ("tutorial", 64, (78, 64), 0, 10),
-        ("tutorial", 32, (40, 32), 0, 5),
-        ("tutorial", 128, (157, 128), 0, 20),
-        ("tutorial", 64, (70, 64), 0, 6),  # moved up: 10 rows below the top it would run out
-        ("tutorial", 64, (64, 64), 0, 0),
-        ("tutorial", 64, (64, 90), 0, 0),
-        ("center", 64, (78, 64), 0, 7),
-        ("center", 64, (64, 91), 13, 0),
-        ("3,4", 16, (30, 16), 0, 4),
-        ("3, 4", 16, (16, 30), 3, 0),
-        ("99,99", 16, (16, 30), 14, 0),
-        ("99,99", 16, (30, 16), 0, 14),
-    ],
-)
-def test_crop_lies_where_it_should_and_inside_the_image(crop, size, shape, x, y):
-    image = noise(*shape)
-    assert np.array_equal(fit_image(image, size, crop), image[y : y + size, x : x + size])
-
-
-def test_celeba_becomes_64_by_78_cut_at_0_10():
-    image = np.zeros((218, 178, 3), np.uint8)
-    image[28:] = 255  # 28 rows are 10.02 of the 78
-    fitted = fit_image(image, 64)
-    assert fitted.shape == (64, 64, 3)
-    assert (fitted[1:] == 255).all()
-    assert (fitted[0] > 245).all()
-
-
-@pytest.mark.parametrize(("height", "width"), [(7, 5), (5, 7), (64, 9), (1, 1), (1, 40)])
-def test_small_images_are_enlarged(height, width):
-    fitted = fit_image(np.full((height, width, 3), 200, np.uint8), 64, "center")
-    assert fitted.shape == (64, 64, 3)
-    assert (fitted == 200).all()
-
-
-def test_elongated_image_is_refused_before_it_is_enlarged():
-    with pytest.raises(DataError, match="too elongated: 1 x 60000 pixels would become 64 x 3840000"):
-        fit_image(np.zeros((60_000, 1, 3), np.uint8), 64)
 
 
 @pytest.mark.parametrize("crop", ["", "left", "1", "1,2,3", "-1,0", "1.5,2", "1;2"])
@@ -353,7 +303,7 @@ def test_ctrl_c_keeps_the_previous_file(folder, tmp_path):
 
 def test_too_small_a_disk_is_told_before_anything_is_written(folder, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(DataError, match=r"a\.npy would take 0 MB, and its disk has 0 MB free"):
         prepare(str(folder), tmp_path / "out" / "a.npy", image_size=16)
     assert files(tmp_path / "out") == []
@@ -409,14 +359,14 @@ def test_what_a_killed_process_left_is_removed_and_what_one_writes_is_not(folder
 
 
 def test_of_several_that_prepare_the_same_file_one_does_it_and_the_others_use_it(folder, tmp_path, monkeypatch, caplog):
-    real, calls = module.fit_image, []
+    real, calls = image_to_row.fit_image, []
 
     def counted(*args):
         calls.append(args)
         time.sleep(0.01)
         return real(*args)
 
-    monkeypatch.setattr(module, "fit_image", counted)
+    monkeypatch.setattr(image_to_row, "fit_image", counted)
     with ThreadPoolExecutor(4) as pool:  # a lock is of a file that is open, so threads stand for processes here
         found = list(pool.map(lambda _: prepare(str(folder), tmp_path / "a.npy", image_size=16, workers=1), range(4)))
     assert len(calls) == 37

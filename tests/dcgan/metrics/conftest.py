@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dcgan.data.prepare import fit_image
+from dcgan.data.crop import fit_image
 from dcgan.data.synthetic_faces import draw_face
 
 HALF = 128
