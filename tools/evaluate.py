@@ -114,8 +114,8 @@ def main(argv: list[str] | None = None) -> int:
 
     import_paddle()
     from dcgan.metrics.evaluate import evaluate
+    from dcgan.metrics.evaluate_json import compare, read_report
     from dcgan.metrics.onnx_features import OnnxFeatures
-    from dcgan.metrics.report import compare, read_report
     from tools import evaluation_targets as targets
 
     before = read_report(args.compare) if args.compare else None
@@ -151,7 +151,7 @@ def open_target(args: argparse.Namespace) -> EvaluationTarget:
 def write(out: pathlib.Path | None, report: dict, nearest: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
     """Leave evaluate.json and nearest.png in `out`, or in the run folder, in its metrics.jsonl and in its report."""
     from dcgan.images import write_png
-    from dcgan.metrics.report import FILE_NAME
+    from dcgan.metrics.evaluate_json import FILE_NAME
     from dcgan.runs.records import append_record
     from dcgan.runs.report import write_report
     from deploy.files import write_json

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from dcgan.errors import EvaluationError
-from dcgan.metrics.report import compare, differences, read_report
+from dcgan.metrics.evaluate_json import compare, differences, read_report
 
 REPORT = {
     "figures": {"swd": 50.0, "fid": 30.0},
