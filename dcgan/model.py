@@ -5,9 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle.static import InputSpec
 
+from .compute_plan import ComputePlan, plan
 from .config import TrainConfig
-from .device import ComputePlan
-from .device import plan as plan_for
 from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from .networks.batch_norm import with_synchronised_statistics
 from .networks.discriminator import Discriminator
@@ -27,7 +26,7 @@ class DCGAN(AdversarialModel):
         images = model.generate(seeds=range(100))  # float32 [100, 3, 64, 64] in [-1, 1]
 
     Args: process_group - the processes that train together.  compute - where and how to compute; None: as `plan` of
-          dcgan.device decides for the config.
+          dcgan.compute_plan decides for the config.
     Raises ValueError for a config that is out of range, and for what this machine lacks. Sets Paddle's device and
     random seed.
     """
@@ -39,7 +38,7 @@ class DCGAN(AdversarialModel):
         compute: ComputePlan | None = None,
     ):
         config.validate()
-        self.compute = compute or plan_for(config)
+        self.compute = compute or plan(config)
         self.compute.apply()
         paddle.seed(config.seed)
         size = config.image_size

@@ -33,11 +33,11 @@ from .callbacks.sample_grid import SampleGrid, next_sample_step, sample_std_of
 from .callbacks.stopping import SignalStop, StopAt
 from .callbacks.watchdog import Watchdog
 from .checkpoints import checkpoint
+from .compute_plan import ComputePlan, plan, speed_note
 from .config import TrainConfig
 from .data.loader import BatchLoader
 from .data.packed import PackedData
 from .data.prepare import cached_packed
-from .device import ComputePlan, plan, speed_note
 from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from .errors import CollapseError, TrainingError
 from .images import grid, write_png

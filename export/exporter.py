@@ -21,7 +21,7 @@ import onnxruntime
 import paddle
 
 from dcgan.checkpoints.params import write_params
-from dcgan.device import allow_tf32, choose_device, sampling_kernels
+from dcgan.compute_plan import inference_plan
 from dcgan.images import to_uint8
 from dcgan.networks.batch_norm import BATCH_SIZE, LATENT_COUNT
 from dcgan.networks.modes import eval_kernels
@@ -147,8 +147,9 @@ def export_params(out: PathLike = OUT, config: ExportConfig = ExportConfig()) ->
 
 def _prepare(config: ExportConfig) -> tuple[Source, BatchNormChange | None, str]:
     """Networks from disk, in eval mode, on the device, with the statistics that will be exported."""
-    device = "gpu" if choose_device(config.device).startswith("gpu") else "cpu"
-    allow_tf32(False)  # the trained network is the reference of parity
+    compute = inference_plan(config.device)
+    compute.apply()
+    device = "cpu" if compute.is_cpu else "gpu"
     source = load_source(config.checkpoint, config.networks)
     weights = source.checkpoint
     step = "" if weights["step"] is None else f", step {weights['step']}"
@@ -156,7 +157,7 @@ def _prepare(config: ExportConfig) -> tuple[Source, BatchNormChange | None, str]
     if not config.precise_bn or "generator" not in source.networks:
         return source, None, device
     generator = source.networks["generator"].layer
-    with eval_kernels(generator, sampling_kernels(device)):  # those of the training grid: it has the same statistics
+    with eval_kernels(generator, compute.sampling_kernels()):  # as for the training grid: it has the same statistics
         change = reestimate(generator, source.latent_dim, config.precise_bn)
     log.info("%s", change.sentence())
     return source, change, device

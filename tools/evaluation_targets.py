@@ -11,8 +11,9 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from dcgan.data.crop import fit_image
 from dcgan.data.packed import PackedData, is_packed, open_packed
-from dcgan.data.prepare import cached_packed, fit_image
+from dcgan.data.prepare import cached_packed
 from dcgan.data.sources import Source, open_source
 from dcgan.environment import command
 from dcgan.errors import CheckpointError, DataError, EvaluationError
@@ -61,8 +62,8 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
     """
     import paddle
 
+    from dcgan.compute_plan import inference_plan
     from dcgan.config import read_config
-    from dcgan.device import choose_device, sampling_kernels
     from dcgan.networks.modes import eval_kernels
     from dcgan.runs.find_checkpoint import find_checkpoint
     from export.load_weights import RUNS, load_source
@@ -70,7 +71,8 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
     path = RUNS if path is None else Path(path)
     if not path.exists():
         raise CheckpointError(f"nothing to evaluate at {path}. Train first: {command('train')}")
-    kernels = sampling_kernels(choose_device(device))
+    compute = inference_plan(device)
+    compute.apply()
     if path.is_file():
         run, data = path.absolute().parent, {}
         config = read_config(run) if (run / "config.json").is_file() else {}
@@ -83,7 +85,7 @@ def checkpoint_target(path: PathLike | None, device: str, first_seed: int, batch
 
     @paddle.no_grad()
     def generate(seeds: range) -> np.ndarray:
-        with eval_kernels(layer, kernels):
+        with eval_kernels(layer, compute.sampling_kernels()):
             return layer(paddle.to_tensor(latents(seeds, source.latent_dim))).numpy()
 
     return EvaluationTarget(

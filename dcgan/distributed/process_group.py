@@ -157,7 +157,7 @@ SINGLE_PROCESS = ProcessGroup()
 def init_process_group(device: str = "auto", flags: Mapping[str, Any] | None = None) -> ProcessGroup:
     """Meet the other processes that `python -m paddle.distributed.launch` started; `SINGLE_PROCESS` if there are none.
 
-    Args: device - as in dcgan.device.choose_device; "cpu" makes the processes talk through gloo.
+    Args: device - as in TrainConfig; "cpu" makes the processes talk through gloo.
           flags - of the command, as JSON values by name; they must be the same in all processes.
     Call once, before any network is built. Afterwards only rank 0 logs below errors. Raises TrainingError if the others
     do not come, ProjectError for other flags or an environment that makes no sense, ValueError for one card by number.

@@ -1,6 +1,6 @@
 """Mixed precision on a GPU: the level and dtype, what is computed in half precision, and loss scaling.
 
-Which of them a run has is decided in dcgan.device. On a CPU half precision is a matter of the kernels (see
+Which of them a run has is decided in dcgan.compute_plan. On a CPU half precision is a matter of the kernels (see
 dcgan.networks.onednn). Never run on a GPU; tests cover in which order Paddle is called.
 """
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dcgan import device
+from dcgan import compute_plan
 from dcgan import train as runs
 from dcgan.callbacks.metrics_log import read_records
 from dcgan.checkpoints.checkpoint import list_checkpoints, read_checkpoint
@@ -15,7 +15,6 @@ from dcgan.config import with_default_data
 from dcgan.environment import thread_count
 from dcgan.errors import TrainingError
 from dcgan.networks.kernels import PADDLE_KERNELS
-from dcgan.networks.onednn.library import Processor
 from dcgan.resume import saved_config
 from dcgan.runs.find_checkpoint import find_checkpoint
 from dcgan.runs.folder import RunFolder
@@ -174,16 +173,18 @@ def test_rollback_gives_up_after_three_attempts(config, collapsing):
 
 @pytest.mark.parametrize(("speedup", "amp", "dtype"), [(9.0, "O1", "bfloat16"), (1.0, "O0", "float32")])
 def test_the_precision_that_was_measured_to_be_fastest_is_saved_with_the_run(config, monkeypatch, speedup, amp, dtype):
-    monkeypatch.setattr(device, "processor", lambda: Processor(bfloat16=True, amx=False))
-    monkeypatch.setattr(device, "bfloat16_speedup", lambda: speedup)
+    monkeypatch.setattr(compute_plan, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(compute_plan, "bfloat16_speedup", lambda: speedup)
     monkeypatch.setattr(
-        device.ComputePlan, "training_kernels", lambda plan: PADDLE_KERNELS
+        compute_plan.ComputePlan, "training_kernels", lambda plan: PADDLE_KERNELS
     )  # whatever this machine has
     result = runs.train(dataclasses.replace(config, amp="fastest", steps=1))
     assert json.loads((result.folder / "config.json").read_text())["amp"] == amp
     saved = read_checkpoint(list_checkpoints(result.folder / "checkpoints")[-1]).state["extra"]
     assert saved["config"]["amp"] == amp and saved["compute"]["dtype"] == dtype
-    monkeypatch.setattr(device, "bfloat16_speedup", lambda: 1.0 / speedup)  # measured again, a resume could differ
+    monkeypatch.setattr(
+        compute_plan, "bfloat16_speedup", lambda: 1.0 / speedup
+    )  # measured again, a resume could differ
     assert saved_config(find_checkpoint(result.folder)).amp == amp
 
 

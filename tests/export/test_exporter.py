@@ -10,10 +10,10 @@ import pytest
 from onnx import numpy_helper
 
 from dcgan.checkpoints.params import read_params
+from dcgan.compute_plan import ComputePlan
 from dcgan.config import TrainConfig
 from dcgan.errors import CheckpointError, ExportError, ParityError
 from dcgan.images import TITLE_HEIGHT, grid, to_uint8
-from dcgan.networks.kernels import PADDLE_KERNELS
 from dcgan.train import train
 from deploy.manifest import read_manifest, verify_files
 from deploy.runtimes import load_discriminator, load_generator
@@ -347,12 +347,10 @@ def test_a_runtime_that_breaks_is_a_breach(refused, monkeypatch):
 
 
 def test_figures_of_a_gpu_are_not_measured_on_a_cpu(refused, monkeypatch):
-    tf32 = []
-    monkeypatch.setattr(exporter, "choose_device", lambda name: "gpu:0")
-    monkeypatch.setattr(exporter, "sampling_kernels", lambda device: PADDLE_KERNELS)
-    monkeypatch.setattr(exporter, "allow_tf32", tf32.append)
+    pretended = ComputePlan("gpu:0", "paddle", "O0", "float32", threads=1, deterministic=False, tf32=False)
+    monkeypatch.setattr(exporter, "inference_plan", lambda device: pretended)
+    monkeypatch.setattr(ComputePlan, "apply", lambda plan: None)
     assert "onnxruntime cannot use the gpu here" in refused(device="gpu")
-    assert tf32 and not any(tf32), "TF32 is off wherever parity is measured"
 
 
 def test_a_checkpoint_that_is_not_there_replaces_nothing(refused, tmp_path):

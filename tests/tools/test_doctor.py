@@ -16,10 +16,10 @@ import numpy as np
 import paddle
 import pytest
 
-from dcgan import device
+from dcgan import compute_plan
 from dcgan.checkpoints.params import write_params
 from dcgan.networks.kernels import PaddleKernels
-from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, processor
+from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, has_bfloat16
 from deploy.runtimes.base import Runtime
 from tools import doctor
 from tools.doctor_checks import decided, installed, measured
@@ -140,8 +140,8 @@ def test_what_was_asked_for_by_name_and_cannot_be_had_is_wrong(monkeypatch):
     def missing():
         raise OneDnnUnavailableError("this processor has no AVX2")
 
-    monkeypatch.setattr(device, "processor", missing)
-    monkeypatch.setattr(decided, "processor", missing)
+    monkeypatch.setattr(compute_plan, "has_bfloat16", missing)
+    monkeypatch.setattr(decided, "has_bfloat16", missing)
     found = verdicts(decided.compute_plan, CPU)
     assert (found["compute plan"][0], found["oneDNN"][0]) == (OK, NOT_APPLICABLE), "auto takes what there is"
     found = verdicts(decided.compute_plan, CPU._replace(cpu_kernels="onednn"))
@@ -246,7 +246,7 @@ def test_a_kernel_that_computes_a_little_too_much_is_wrong(monkeypatch, kernels)
     name = {PaddleKernels: "Paddle, float32", OneDnnKernels: "oneDNN, float32"}[kernels]
     if kernels is OneDnnKernels:
         try:
-            processor()
+            has_bfloat16()
         except OneDnnUnavailableError as error:
             pytest.skip(f"no oneDNN here: {error}")
     right = kernels.layer

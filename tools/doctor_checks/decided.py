@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import paddle
 
+from dcgan.compute_plan import plan
 from dcgan.config import TrainConfig
-from dcgan.device import plan
-from dcgan.networks.onednn import OneDnnUnavailableError, processor
+from dcgan.networks.onednn import OneDnnUnavailableError, has_bfloat16
 from dcgan.networks.onednn.speed import bfloat16_speedup
 from dcgan.training.precision import HALF_PRECISION_OPERATORS
 from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request
@@ -40,11 +40,11 @@ def compute_plan(request: Request) -> Iterator[Line]:
 def _onednn_line(request: Request) -> Line:
     """Why these kernels, and what bfloat16 would be worth on this processor."""
     try:
-        has = processor()
+        bfloat16 = has_bfloat16()
     except OneDnnUnavailableError as error:
         verdict = WRONG if request.cpu_kernels == "onednn" else NOT_APPLICABLE
         return Line("oneDNN", verdict, f"{error}: a CPU computes with Paddle's own operators")
-    if not has.bfloat16:
+    if not bfloat16:
         return Line("oneDNN", OK, "found; this processor has no bfloat16")
     speedup = bfloat16_speedup()
     text = f"found; measured: one layer in bfloat16 is {speedup:.2f} times as fast as in float32"

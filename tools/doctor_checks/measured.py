@@ -15,14 +15,14 @@ from paddle import nn
 
 from dcgan import DCGAN
 from dcgan.checkpoints.params import write_params
-from dcgan.device import ComputePlan, plan
+from dcgan.compute_plan import ComputePlan, plan
 from dcgan.errors import ProjectError
 from dcgan.networks.batch_norm import precise_bn, precise_bn_latents
 from dcgan.networks.discriminator import Discriminator
 from dcgan.networks.generator import Generator
 from dcgan.networks.kernels import PADDLE_KERNELS
 from dcgan.networks.modes import frozen
-from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, processor
+from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, has_bfloat16
 from dcgan.training.losses import OBJECTIVES
 from dcgan.training.precision import FLOAT32, Precision
 from dcgan.training.state import network_arrays
@@ -66,7 +66,7 @@ def _precisions(compute: ComputePlan) -> Iterator[tuple]:
     yield "Paddle, float32", "float32", PADDLE_KERNELS, FLOAT32
     if compute.is_cpu:
         try:
-            formats = ["float32", "bfloat16"] if processor().bfloat16 else ["float32"]
+            formats = ["float32", "bfloat16"] if has_bfloat16() else ["float32"]
         except OneDnnUnavailableError:
             formats = []
         for dtype in formats:

@@ -6,6 +6,6 @@ speed.py        whether bfloat16 is faster than float32 here
 """
 
 from .layers import OneDnnKernels
-from .library import OneDnnUnavailableError, processor
+from .library import OneDnnUnavailableError, has_bfloat16
 
-__all__ = ["OneDnnKernels", "OneDnnUnavailableError", "processor"]
+__all__ = ["OneDnnKernels", "OneDnnUnavailableError", "has_bfloat16"]

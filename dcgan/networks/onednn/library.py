@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import paddle
 
 MAJOR_VERSION = 3
-_AVX2, _BFLOAT16, _AMX = 0x7, 0x80, 0xE00  # bits of dnnl_cpu_isa_t
+_AVX2, _BFLOAT16 = 0x7, 0x80  # bits of dnnl_cpu_isa_t
 _CPU, _IN_ORDER = 1, 1
 
 Handle = ctypes.c_void_p
@@ -26,13 +26,6 @@ class OneDnnUnavailableError(RuntimeError):
 
 class OneDnnError(RuntimeError):
     """A call of the library failed."""
-
-
-class Processor(NamedTuple):
-    """What oneDNN uses of this processor: bfloat16 arithmetic at all, and the matrix unit that makes it fast."""
-
-    bfloat16: bool
-    amx: bool
 
 
 class _Version(ctypes.Structure):
@@ -62,12 +55,13 @@ def library() -> ctypes.CDLL:
 
 
 @functools.cache
-def processor() -> Processor:
-    """What this processor has, or ONEDNN_MAX_CPU_ISA allows. Raises OneDnnUnavailableError below AVX2."""
+def has_bfloat16() -> bool:
+    """Whether this processor computes bfloat16, as far as ONEDNN_MAX_CPU_ISA allows. Raises OneDnnUnavailableError
+    where there is not even AVX2."""
     isa = library().dnnl_get_effective_cpu_isa()
     if isa & _AVX2 != _AVX2:
         raise OneDnnUnavailableError("this processor has no AVX2")
-    return Processor(bfloat16=bool(isa & _BFLOAT16), amx=isa & _AMX == _AMX)
+    return bool(isa & _BFLOAT16)
 
 
 def call(function: str, *arguments: Any) -> None:

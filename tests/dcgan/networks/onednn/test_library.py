@@ -3,13 +3,13 @@ import ctypes
 import paddle
 import pytest
 
-from dcgan.networks.onednn import OneDnnUnavailableError, library, processor
+from dcgan.networks.onednn import OneDnnUnavailableError, has_bfloat16, library
 
 
 @pytest.fixture
 def forget():
-    """Look for the library anew inside the test, and once more after it."""
-    caches = (library.library, library.processor)
+    """Look for the library inside the test and again after it."""
+    caches = (library.library, library.has_bfloat16)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -27,25 +27,25 @@ def wheel(tmp_path, monkeypatch, forget):
 
 def test_a_wheel_without_the_library_is_said_to_be_one(wheel):
     with pytest.raises(OneDnnUnavailableError, match="no oneDNN library"):
-        processor()
+        has_bfloat16()
 
 
 def test_a_library_that_is_none_is_named(wheel):
     (wheel / "libdnnl.so.3").write_bytes(b"not a library")
     with pytest.raises(OneDnnUnavailableError, match=r"libdnnl\.so\.3 cannot be loaded"):
-        processor()
+        has_bfloat16()
 
 
 def test_another_major_version_is_refused(monkeypatch, forget):
     monkeypatch.setattr(library, "MAJOR_VERSION", 99)
     with pytest.raises(OneDnnUnavailableError, match=r"oneDNN 99 is needed, this is \d+\.\d+"):
-        processor()
+        has_bfloat16()
 
 
 def test_a_processor_below_avx2_is_refused(monkeypatch, forget):
     monkeypatch.setattr(library.library(), "dnnl_get_effective_cpu_isa", lambda: 0x1)
     with pytest.raises(OneDnnUnavailableError, match="no AVX2"):
-        processor()
+        has_bfloat16()
 
 
 def test_a_failing_call_is_an_error_that_names_it():

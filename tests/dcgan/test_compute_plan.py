@@ -4,13 +4,12 @@ import json
 import paddle
 import pytest
 
-from dcgan import device
+from dcgan import compute_plan
 from dcgan import environment as quiet
+from dcgan.compute_plan import inference_plan, plan, speed_note
 from dcgan.config import TrainConfig
-from dcgan.device import choose_device, plan, speed_note
 from dcgan.networks.kernels import PADDLE_KERNELS
 from dcgan.networks.onednn import OneDnnUnavailableError
-from dcgan.networks.onednn.library import Processor
 from dcgan.training.precision import Precision
 
 
@@ -30,30 +29,34 @@ def pretend(monkeypatch):
 
 
 def test_auto_takes_a_visible_gpu(pretend):
-    chosen = pretend()
-    assert choose_device("auto") == "gpu:0" and chosen == ["gpu:0"]
+    pretend()
+    assert inference_plan("auto").device == "gpu:0"
 
 
 def test_auto_without_cuda_takes_the_cpu_silently(pretend, caplog):
     pretend(cuda=False, cards=0)
-    assert choose_device("auto") == "cpu" and caplog.text == ""
+    compute = inference_plan("auto")
+    compute.apply()
+    assert compute.device == "cpu" and caplog.text == ""
 
 
 def test_a_cuda_build_without_a_card_falls_back_with_one_line(pretend, caplog):
     pretend(cards=0)
-    assert choose_device("auto") == "cpu"
+    compute = inference_plan("auto")
+    compute.apply()
+    assert compute.device == "cpu"
     assert len(caplog.records) == 1 and "sees no GPU" in caplog.text
 
 
 def test_a_gpu_asked_for_by_name_must_be_there(pretend):
     pretend(cards=0)
     with pytest.raises(ValueError, match="'gpu:1' was asked for, but Paddle sees no GPU"):
-        choose_device("gpu:1")
+        inference_plan("gpu:1")
 
 
 def test_unknown_device_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match="auto, cpu, gpu or gpu:N, received 'tpu'"):
-        choose_device("tpu")
+        inference_plan("tpu")
 
 
 def config(**settings):
@@ -105,6 +108,14 @@ def test_making_a_plan_sets_nothing(pretend, monkeypatch):
     assert chosen == []
 
 
+def test_networks_that_are_not_trained_here_compute_in_float32_without_tf32(pretend, monkeypatch):
+    """The trained network is the reference of parity. A search for cuDNN's fastest algorithms is no obstacle."""
+    pretend()
+    monkeypatch.setenv("FLAGS_cudnn_exhaustive_search", "1")
+    compute = inference_plan("gpu:0")
+    assert (compute.dtype, compute.amp, compute.tf32) == ("float32", "O0", False)
+
+
 @pytest.mark.parametrize(("deterministic", "amp", "tf32"), [(True, "O0", False), (False, "O1", True)])
 def test_a_gpu_is_told_to_repeat_to_the_bit_and_whether_it_may_use_tf32(pretend, monkeypatch, deterministic, amp, tf32):
     set_up = pretend()
@@ -142,10 +153,10 @@ def has(monkeypatch):
         def answer():
             if missing:
                 raise OneDnnUnavailableError(missing)
-            return Processor(bfloat16, amx=False)
+            return bfloat16
 
-        monkeypatch.setattr(device, "processor", answer)
-        monkeypatch.setattr(device, "bfloat16_speedup", lambda: speedup)
+        monkeypatch.setattr(compute_plan, "has_bfloat16", answer)
+        monkeypatch.setattr(compute_plan, "bfloat16_speedup", lambda: speedup)
 
     return pretend
 
@@ -163,7 +174,7 @@ def test_a_cpu_trains_by_onednn_without_a_warning_and_samples_in_float32(has, ke
 @pytest.mark.parametrize(
     ("processor", "settings", "dtype", "line"),
     [
-        ({"missing": "this processor has no AVX2"}, {}, None, "has no AVX2: training in"),
+        ({"missing": "this processor has no AVX2"}, {}, None, "has no AVX2: computing in"),
         ({}, {"cpu_kernels": "paddle", "amp": "O1"}, None, "--amp O1 has no effect"),
         ({"bfloat16": False}, {"amp": "O1"}, "float32", "this processor has none"),
         ({}, {"amp": "O2", "amp_dtype": "float16"}, "float32", "--amp-dtype is float16"),
@@ -227,7 +238,7 @@ def test_a_word_about_speed_rests_on_the_measurement(has, speedup, amp, note):
 
 def test_without_bfloat16_nothing_is_measured(has, monkeypatch):
     has(bfloat16=False)
-    monkeypatch.setattr(device, "bfloat16_speedup", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(compute_plan, "bfloat16_speedup", lambda: pytest.fail("measured"))
     asked = config(device="cpu", amp="auto")
     assert speed_note(asked, plan(asked)) is None
     assert plan(config(device="cpu", amp="fastest")).amp == "O0"
@@ -262,4 +273,4 @@ def test_processes_of_one_launcher_share_the_cores_whatever_it_hands_down(monkey
 def test_a_process_of_a_launcher_takes_the_card_it_was_given(pretend, monkeypatch):
     pretend(cards=4)
     monkeypatch.setenv("FLAGS_selected_gpus", "3")
-    assert choose_device("auto") == "gpu:3"
+    assert inference_plan("auto").device == "gpu:3"

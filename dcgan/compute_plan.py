@@ -17,7 +17,7 @@ import paddle
 from .config import TrainConfig
 from .environment import thread_count
 from .networks.kernels import PADDLE_KERNELS, PaddleKernels
-from .networks.onednn import OneDnnKernels, OneDnnUnavailableError, processor
+from .networks.onednn import OneDnnKernels, OneDnnUnavailableError, has_bfloat16
 from .networks.onednn.speed import bfloat16_speedup
 from .training.precision import FLOAT32, Precision
 
@@ -73,7 +73,7 @@ class ComputePlan:
             paddle.base.core.set_num_threads(self.threads)  # at import, Paddle's CPU build sets itself to one thread
             return
         paddle.set_flags({"FLAGS_cudnn_deterministic": self.deterministic})
-        allow_tf32(self.tf32)
+        _allow_tf32(self.tf32)
 
     def sentence(self) -> str:
         """The plan in one line."""
@@ -94,7 +94,7 @@ def plan(config: TrainConfig) -> ComputePlan:
     Raises ValueError when the machine lacks a device or number format that was asked for by name, and when
     `deterministic` meets FLAGS_cudnn_exhaustive_search.
     """
-    device, warnings = resolve_device(config.device)
+    device, warnings = _resolve_device(config.device)
     if config.sync_bn and device == "cpu":
         raise ValueError("--sync-bn needs GPUs: Paddle has no synchronised BatchNorm for CPUs. Leave it out.")
     if device == "cpu":
@@ -116,7 +116,7 @@ def speed_note(config: TrainConfig, compute: ComputePlan) -> str | None:
 
     Measures for less than a second, once per machine. Of an explicit --amp O0 nothing is said.
     """
-    if compute.kernels != "onednn" or not processor().bfloat16 or config.amp == "O0":
+    if compute.kernels != "onednn" or not has_bfloat16() or config.amp == "O0":
         return None
     speedup = bfloat16_speedup()
     if compute.dtype == "bfloat16" and speedup < 1:
@@ -126,23 +126,12 @@ def speed_note(config: TrainConfig, compute: ComputePlan) -> str | None:
     return None
 
 
-def choose_device(name: str = "auto") -> str:
-    """Make Paddle compute on `name` and return what it is, "cpu" or "gpu:0". Errors as of `resolve_device`."""
-    device, warnings = resolve_device(name)
-    for warning in warnings:
-        log.warning("%s", warning)
-    paddle.set_device(device)
-    if device == "cpu":
-        paddle.base.core.set_num_threads(thread_count())  # at import, Paddle's CPU build sets itself to one thread
-    return device
+def inference_plan(device: str = "auto") -> ComputePlan:
+    """The plan for networks that are not trained here: float32, without TF32, as parity needs. Errors as of `plan`."""
+    return plan(TrainConfig(device=device, amp="O0", deterministic=False))
 
 
-def sampling_kernels(device: str) -> PaddleKernels | OneDnnKernels:
-    """The kernels by which a generator that is not trained here samples on `device`, as `choose_device` returned it."""
-    return plan(TrainConfig(device=device)).sampling_kernels()
-
-
-def resolve_device(name: str = "auto") -> tuple[str, tuple[str, ...]]:
+def _resolve_device(name: str = "auto") -> tuple[str, tuple[str, ...]]:
     """The device of this name, "cpu" or "gpu:0", and what there is to say about it. Sets nothing.
 
     "auto" takes a GPU when this Paddle was built for CUDA and sees one; under `paddle.distributed.launch`, the card
@@ -163,7 +152,7 @@ def resolve_device(name: str = "auto") -> tuple[str, tuple[str, ...]]:
     return name, ()
 
 
-def allow_tf32(allowed: bool) -> None:
+def _allow_tf32(allowed: bool) -> None:
     """Let a GPU round the factors of float32 products to 10 bits (TF32), or not: off where parity is measured.
 
     A release's default may be either. Does nothing in a Paddle without CUDA. NVIDIA_TF32_OVERRIDE=0 in the environment
@@ -177,7 +166,7 @@ def allow_tf32(allowed: bool) -> None:
 def _cpu_plan(config: TrainConfig, warnings: tuple[str, ...]) -> ComputePlan:
     """The plan on a CPU, which always repeats to the bit."""
     kernels, amp, more = _cpu_kernels(config)
-    if config.amp == "fastest" and kernels == "onednn" and config.amp_dtype != "float16" and processor().bfloat16:
+    if config.amp == "fastest" and kernels == "onednn" and config.amp_dtype != "float16" and has_bfloat16():
         amp = "O1" if bfloat16_speedup() >= WORTHWHILE_SPEEDUP else "O0"
     dtype = "bfloat16" if amp != "O0" else "float32"
     return ComputePlan("cpu", kernels, amp, dtype, thread_count(), True, False, warnings + more)
@@ -190,13 +179,13 @@ def _cpu_kernels(config: TrainConfig) -> tuple[str, str, tuple[str, ...]]:
         ignored = f"Paddle's operators ignore mixed precision on a CPU: --amp {asked} has no effect."
         return "paddle", "O0", (ignored,) if asked != "O0" else ()
     try:
-        has = processor()
+        bfloat16 = has_bfloat16()
     except OneDnnUnavailableError as error:
-        missing = f"No oneDNN kernels, {error}: training in float32 with Paddle's operators, which takes longer."
+        missing = f"No oneDNN kernels, {error}: computing in float32 with Paddle's operators, which takes longer."
         return "paddle", "O0", (missing,)
-    if asked != "O0" and (config.amp_dtype == "float16" or not has.bfloat16):
+    if asked != "O0" and (config.amp_dtype == "float16" or not bfloat16):
         why = "--amp-dtype is float16" if config.amp_dtype == "float16" else "this processor has none"
-        return "onednn", "O0", (f"--amp {asked} needs bfloat16 on a CPU, {why}: training in float32.",)
+        return "onednn", "O0", (f"--amp {asked} needs bfloat16 on a CPU, {why}: computing in float32.",)
     return "onednn", asked, ()
 
 
