@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __package__ in (None, ""):
+    folder = os.path.dirname(os.path.realpath(__file__))
+    if os.path.basename(folder) != "deploy":
+        sys.exit(f"error: {folder} must be called deploy: its files import each other by that name. Rename it.")
+    sys.path[0] = os.path.dirname(folder)  # not this folder: its names are no top-level modules
+
+from deploy import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
+
 import argparse
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):
-    folder = Path(__file__).resolve().parent
-    if folder.name != "deploy":
-        sys.exit(f"error: {folder} must be called deploy: its files import each other by that name. Rename it.")
-    sys.path[0] = str(folder.parent)  # not this folder: its names are no top-level modules
 
 from deploy.manifest import ModelError
 from deploy.seed_ranges import Seeds
@@ -37,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
+        interrupts.raise_outside_imports()
         return _run(arguments)
     except KeyboardInterrupt:
         message, code = (
             "interrupted; all files written so far are complete. Run the same command again to continue.",
-            130,
+            interrupts.INTERRUPTED,
         )
     except (ModelError, ValueError, OSError, ImportError, MemoryError) as error:
         if arguments.log_level == "debug":
@@ -222,5 +230,11 @@ def sentence(error: Exception, requirements: str = "requirements.txt") -> str:
     return " ".join(str(error).split())
 
 
+def cli() -> int:
+    """The installed command."""
+    interrupts.exit_at_once()
+    return main()
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(cli())

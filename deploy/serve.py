@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __package__ in (None, ""):
+    folder = os.path.dirname(os.path.realpath(__file__))
+    if os.path.basename(folder) != "deploy":
+        sys.exit(f"error: {folder} must be called deploy: its files import each other by that name. Rename it.")
+    sys.path[0] = os.path.dirname(folder)  # not this folder: its names are no top-level modules
+
+from deploy import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
+
 import argparse
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-if __package__ in (None, ""):
-    folder = Path(__file__).resolve().parent
-    if folder.name != "deploy":
-        sys.exit(f"error: {folder} must be called deploy: its files import each other by that name. Rename it.")
-    sys.path[0] = str(folder.parent)  # not this folder: its names are no top-level modules
 
 from deploy.infer import BACKENDS, sentence, whole_number
 from deploy.streams import open_standard_streams
@@ -45,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print(f"error: {sentence(error, 'requirements-serve.txt')}", sys.stderr)
 
     try:
+        interrupts.raise_outside_imports()
         from deploy.serving import server
 
         web = arguments.web or arguments.model.parent / "web"
@@ -72,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         explain(error)
         return 1
     except KeyboardInterrupt:  # before the server had its own way to stop
-        return 130
+        return interrupts.INTERRUPTED
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -164,5 +172,11 @@ def _print(line: str, stream) -> None:
         print(line, file=stream, flush=True)
 
 
+def cli() -> int:
+    """The installed command."""
+    interrupts.exit_at_once()
+    return main()
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(cli())

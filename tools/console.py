@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from dcgan.errors import ProjectError
+from deploy import interrupts
 from deploy.streams import open_standard_streams
 
 PYTHONS = (3, 9), (3, 13)  # the first and the last that PaddlePaddle 3.2.2 has packages for
@@ -41,13 +42,15 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 
     An error that a user can cause is printed as one line and exits with 1; a bug keeps its traceback.
     """
+    interrupts.exit_at_once()
     open_standard_streams()
     try:
+        interrupts.raise_outside_imports()
         code = main(argv) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = interrupts.INTERRUPTED
     except BrokenPipeError:  # `... | head`: the reader has left, there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

@@ -6,14 +6,20 @@ Every line is ok, wrong, or not applicable. Exits with 1 if a line is wrong.
 
 from __future__ import annotations
 
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from deploy import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
+
 import argparse
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcgan.config import TrainConfig
 from tools.console import add_log_level, run, start_logging

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from deploy import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
+
 import argparse
 import json
 import logging
 import pathlib
 import shlex
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from tools.console import add_log_level, run, start_logging
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from deploy import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
+
 import argparse
 import json
 import pathlib
 import shlex
-import sys
 import time
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from dcgan.environment import command
 from tools.console import add_log_level, run, start_logging

@@ -9,14 +9,20 @@ examples:
   python -m paddle.distributed.launch --nproc_per_node 4 tools/train.py ...    four GPUs, or four processes
 """
 
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from deploy import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
+
 import argparse
 import dataclasses
 import shlex
-import sys
-from pathlib import Path
 from typing import Any, Optional
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dcgan.config import TrainConfig, help_text, read_config, with_default_data
 from dcgan.environment import command, export_command

@@ -1,5 +1,6 @@
 import errno
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,14 @@ import pytest
 from dcgan.errors import CheckpointError
 from tools import console
 from tools.console import one_line, run, start_logging
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    """`run` is the last that a process does, and leaves a handler behind."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def ending(main, capsys):
