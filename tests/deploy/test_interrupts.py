@@ -1,4 +1,4 @@
-"""Ctrl-C while a tool starts: real processes that interrupt themselves at a given import, so nothing depends on time."""
+"""Ctrl-C while a tool starts: real processes that interrupt themselves at an import, so nothing depends on time."""
 
 from __future__ import annotations
 
