@@ -2,6 +2,7 @@
 
 import { children } from "./face.js";
 import { Gallery } from "./gallery.js";
+import { text } from "./texts.js";
 
 const COUNT = 12;
 
@@ -14,6 +15,7 @@ export function setUpChildren(page) {
     far.value = state.far;
     value.textContent = `${Math.round(state.far * 100)}%`;
     const faces = children(state.face, state.far, state.brood, COUNT);
-    gallery.show(faces.map((face) => ({ face, wild: state.wild })));
+    const names = faces.map((_, i) => text("variation", { number: i + 1 }));
+    gallery.show(faces.map((face) => ({ face, wild: state.wild })), names);
   };
 }

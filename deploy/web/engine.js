@@ -7,7 +7,7 @@ const MOST_AT_ONCE = 8; // faces per run: a tenth of a second, after which a mor
 // The smallest module that uses a SIMD instruction (i8x16.splat): without SIMD the runtime does not start.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11];
 
-/** Read the manifest and the directions: {latentDim, size, directions, shares, checkpoint, id, files}. Throws Failure. */
+/** Read the manifest and the directions: {latentDim, size, directions, checkpoint, id, files}. Throws Failure. */
 export async function readModel() {
   const manifest = await readJson("manifest.json");
   const name = manifest?.models?.find((m) => m.network === "generator" && m.kind === "onnx")?.files?.[0];
@@ -15,14 +15,14 @@ export async function readModel() {
   if (!manifest?.files?.[name] || !manifest.files[WASM] || !(latentDim > 0) || !(size > 0)) {
     throw new Failure("damaged", "manifest.json");
   }
-  const { directions, share } = await readJson("directions.json");
+  const { directions } = await readJson("directions.json");
   if (!Array.isArray(directions) || directions.some((row) => row?.length !== latentDim)) {
     throw new Failure("damaged", "directions.json");
   }
   const described = (file) => ({ name: file, ...manifest.files[file] });
   const files = { wasm: described(WASM), model: described(name) };
   const { checkpoint = {} } = manifest;
-  return { latentDim, size, directions, shares: share, checkpoint, files, id: files.model.sha256.slice(0, 12) };
+  return { latentDim, size, directions, checkpoint, files, id: files.model.sha256.slice(0, 12) };
 }
 
 /** Generates images of latents, one job at a time; within a lane a new job takes the place of the last. */

@@ -6,10 +6,14 @@ import { text } from "./texts.js";
 export function setUpKept(page, favourites) {
   const gallery = new Gallery(page, "kept", ({ face, wild }) => page.set({ face, wild }, true));
   const element = (id) => document.getElementById(id);
-  element("kept-children").addEventListener("click", () => page.set({ tool: "children", brood: 0 }, true));
+  element("kept-children").addEventListener("click", () => {
+    page.set({ tool: "children", brood: 0 }, true);
+    element("tab-children").focus(); // the button is hidden now
+  });
   element("forget").addEventListener("click", () => {
     favourites.toggle(page.state);
     page.refresh();
+    (document.querySelector("#kept button") ?? element("tab-kept")).focus(); // the button is hidden now
   });
   return (state) => {
     const hints = [text(favourites.all.length ? "keptHint" : "keptNone")];

@@ -87,16 +87,17 @@ function showProgress(done, total) {
   element("progress-text").textContent = done < total ? text("progress", megabytes) : text("starting");
 }
 
-/** Tabs as in the ARIA practices: arrow keys choose; only the chosen tool is shown and drawn. */
+/** Tabs as in the ARIA practices: arrow keys, Home and End choose; only the chosen tool is shown and drawn. */
 function setUpTabs(shows) {
   for (const [i, tool] of TOOLS.entries()) {
     const tab = element(`tab-${tool}`);
     const choose = (wanted) => page.set(entering(wanted), true);
     tab.addEventListener("click", () => choose(tool));
-    tab.addEventListener("keydown", ({ key }) => {
-      const by = { ArrowLeft: -1, ArrowRight: 1 }[key];
-      if (!by) return;
-      const next = TOOLS[(i + by + TOOLS.length) % TOOLS.length];
+    tab.addEventListener("keydown", (event) => {
+      const to = { ArrowLeft: i - 1, ArrowRight: i + 1, Home: 0, End: TOOLS.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault(); // Home and End must not scroll the page
+      const next = TOOLS[(to + TOOLS.length) % TOOLS.length];
       choose(next);
       element(`tab-${next}`).focus();
     });

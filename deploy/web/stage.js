@@ -6,11 +6,18 @@ import { savePng } from "./picture.js";
 import { setUpPortrait } from "./portrait.js";
 import { text } from "./texts.js";
 
+const ENLARGED = [256, 512]; // pixels: what a PNG can also be, where the model's images are smaller
 const element = (id) => document.getElementById(id);
 
 /** Wire the large face. `favourites.toggle` is called through `onKeep`, so that who shows them hears of it. */
 export function setUpStage(page, favourites) {
   const portrait = setUpPortrait(page, "stage", element("face"));
+  const { size: own } = page.model;
+  for (const size of [own, ...ENLARGED.filter((pixels) => pixels > own)]) {
+    const button = Object.assign(document.createElement("button"), { type: "button", value: size, textContent: size });
+    button.addEventListener("click", () => savePng(element("face"), fileName(page.state, size === own ? "" : size), size));
+    element("sizes").append(button);
+  }
 
   page.follow((state) => {
     const { name, seed, changes } = describe(state.face);
@@ -21,6 +28,11 @@ export function setUpStage(page, favourites) {
     element("wild").value = state.wild;
     element("wild-value").textContent = state.wild.toFixed(2);
     element("keep").setAttribute("aria-pressed", favourites.has(state));
+    for (const button of element("sizes").children) {
+      const label = text("saveAs", { size: button.value });
+      button.setAttribute("aria-label", label);
+      button.title = label;
+    }
     element("status").textContent = ""; // what it said was of the link or the language before
     portrait(state);
   });
@@ -38,15 +50,15 @@ export function setUpStage(page, favourites) {
     favourites.toggle(page.state);
     page.refresh();
   });
-  element("save").addEventListener("click", () => savePng(element("face"), fileName(page.state)));
   element("share").addEventListener("click", () => share(page.link));
 }
 
-/** The file name that deploy/infer.py gives the same image, else with the changes made to it. */
-function fileName({ face, wild }) {
+/** The file name that deploy/infer.py gives the same image, else with the changes made to it, and the enlarged size. */
+function fileName({ face, wild }, enlargedTo) {
   const { name, seed, changes } = describe(face);
   const isPlain = !changes && wild === 1 && name === String(seed);
-  return isPlain ? `seed-${name.padStart(6, "0")}.png` : `face-${face.replace(/[^\w.~-]/g, "")}-${wild}.png`.slice(-120);
+  const stem = isPlain ? `seed-${name.padStart(6, "0")}` : `face-${face.replace(/[^\w.~-]/g, "")}-${wild}`.slice(-110);
+  return `${stem}${enlargedTo && `-${enlargedTo}px`}.png`;
 }
 
 async function share(link) {

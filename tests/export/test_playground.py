@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import json
 import shutil
 import threading
 import unicodedata
@@ -15,6 +16,7 @@ import unicodedata
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from deploy.images import to_uint8
 from deploy.runtimes import load_generator
@@ -180,14 +182,31 @@ def test_the_grid_and_the_large_face_show_the_seeds_that_they_name(page, playgro
     assert page.locator("#grid button").nth(3).get_attribute("aria-label") == "Face 27"
 
 
-def test_saved_png_has_the_pixels_of_infer(page, playground, tmp_path):
+def saved(page, size, folder):
+    """The PNG that the button `size` saves: its file name, and its pixels uint8 [S, S, 3]."""
     with page.expect_download() as download:
-        page.click("#save")
-    assert download.value.suggested_filename == "seed-000042.png"
-    download.value.save_as(tmp_path / "face.png")
-    image = cv2.imread(str(tmp_path / "face.png"), cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
+        page.click(f"#sizes button[value='{size}']")
+    download.value.save_as(folder / "face.png")
+    image = cv2.imread(str(folder / "face.png"), cv2.IMREAD_COLOR)[..., ::-1]
+    return download.value.suggested_filename, image
+
+
+def test_saved_png_has_the_pixels_of_infer(page, tmp_path):
+    assert page.locator("#sizes button").all_inner_texts() == ["16", "256", "512"]
+    name, image = saved(page, 16, tmp_path)
+    assert name == "seed-000042.png"
     tensor = page.evaluate("async () => [...(await playground.images([42]))[0]]")
-    assert np.array_equal(image, to_uint8(np.array(tensor, np.float32)).reshape(3, 16, 16))
+    assert np.array_equal(image.transpose(2, 0, 1), to_uint8(np.array(tensor, np.float32)).reshape(3, 16, 16))
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_an_enlarged_png_is_pillows_bicubic(page, tmp_path, size):
+    _, small = saved(page, 16, tmp_path)
+    name, image = saved(page, size, tmp_path)
+    assert name == f"seed-000042-{size}px.png" and image.shape == (size, size, 3)
+    expected = np.asarray(Image.fromarray(small.copy()).resize((size, size), Image.Resampling.BICUBIC))
+    assert np.abs(image.astype(int) - expected).max() <= 1  # Pillow computes with whole numbers
+    assert not np.array_equal(image, expected[::-1])
 
 
 def test_nothing_is_asked_of_anybody_else(page, address):
@@ -298,16 +317,48 @@ def test_another_face_is_another(page):
     assert not np.array_equal(pixels(page), before)
 
 
-def test_wildness_scales_the_latent(page, playground):
-    slide(page, "#wild", 0.5)
-    assert_same(pixels(page), drawn(playground, 0.5 * latents(42, 8)))
-    assert_same(pixels(page, "#grid canvas"), drawn(playground, 0.5 * latents(range(24), 8)))
+def test_truncation_scales_the_latent_from_where_faces_are_faces(page, playground):
+    slide(page, "#wild", 0.2)  # the slider begins at 0.6: what is below is fog
+    assert page.inner_text("#wild-value") == "0.60"
+    assert_same(pixels(page), drawn(playground, np.float32(0.6) * latents(42, 8)))
+    assert_same(pixels(page, "#grid canvas"), drawn(playground, np.float32(0.6) * latents(range(24), 8)))
+    described = page.locator("#wild").get_attribute("aria-describedby")
+    assert "closer to the average" in page.inner_text(f"#{described}")
 
 
-def test_choosing_in_the_grid_shows_the_neighbours(page, playground):
+def test_a_link_from_before_the_slider_began_at_0_6_shows_what_it_showed(page, playground):
+    show(page, "#face=42&tool=grid&wild=0.3")
+    assert_same(pixels(page), drawn(playground, np.float32(0.3) * latents(42, 8)))
+    assert page.inner_text("#wild-value") == "0.30"
+
+
+@pytest.mark.parametrize("tool", ["grid", "children", "between", "directions", "walk", "kept"])
+def test_choosing_a_face_keeps_the_tool_marks_the_face_and_keeps_the_focus(page, tool):
+    if tool == "kept":
+        show(page, "#face=9&tool=kept")
+        page.click("#keep")
+        show(page, "#face=42&tool=kept")
+    else:
+        page.click(f"#tab-{tool}")
+        idle(page)
+    choice = page.locator(f"#panel-{tool} button.small").nth(0 if tool == "kept" else 4)
+    face = pixels(page, f"#panel-{tool} button.small canvas")[0 if tool == "kept" else 4]
+    choice.focus()
+    page.keyboard.press("Enter")
+    idle(page)
+    assert page.get_attribute(f"#tab-{tool}", "aria-selected") == "true" and page.is_visible(f"#panel-{tool}")
+    assert np.array_equal(pixels(page)[0], face)
+    assert page.evaluate(f"document.activeElement.closest('#panel-{tool}') !== null")
+    if tool == "kept":
+        page.click("#forget")
+    elif tool not in ("children", "walk"):  # those two show new faces from there
+        assert choice.get_attribute("aria-selected") == "true"
+
+
+def test_choosing_in_the_grid_shows_the_seed(page, playground):
     page.locator("#grid button").nth(5).click()
     idle(page)
-    assert page.inner_text("#caption") == "seed 5" and page.is_visible("#children") and not page.is_visible("#grid")
+    assert page.inner_text("#caption") == "seed 5"
     assert_same(pixels(page), drawn(playground, latents(5, 8)))
 
 
@@ -347,8 +398,6 @@ def test_the_way_between_two_faces_is_the_arc(page, playground):
 
 
 def test_sliders_move_the_face_along_the_directions(page, playground):
-    import json
-
     page.click("#tab-directions")
     directions = np.array(json.loads((playground / "directions.json").read_text())["directions"], np.float32)
     assert page.locator(".direction").count() == len(directions) == 8
@@ -356,8 +405,14 @@ def test_sliders_move_the_face_along_the_directions(page, playground):
     slide(page, "#direction-0", -2)
     expected = latents(42, 8) + np.float32(1.5) * directions[2] - np.float32(2) * directions[0]
     assert_same(pixels(page), drawn(playground, expected))
-    ends = [latents(42, 8)[0] + side * 3 * directions[0] for side in (-1, 1)]
-    assert_same(pixels(page, "#less-0 canvas, #more-0 canvas"), drawn(playground, ends))
+    strip = [latents(42, 8)[0] + np.float32(amount) * directions[0] for amount in (-3, -1.5, 0, 1.5, 3)]
+    assert_same(pixels(page, "#strip-0 canvas"), drawn(playground, strip))
+    marked = page.locator("#directions [aria-selected=true]").evaluate_all("all => all.map((e) => e.ariaLabel)")
+    assert "Direction 3, +1.5" in marked and len(marked) == 7  # -2 is between two faces of its strip
+    page.locator("#strip-1 button").nth(0).click()
+    idle(page)
+    assert page.input_value("#direction-1") == "-3"
+    assert_same(pixels(page), drawn(playground, expected - np.float32(3) * directions[1]))
     page.click("#reset")
     idle(page)
     assert_same(pixels(page), drawn(playground, latents(42, 8)))
@@ -587,11 +642,84 @@ def test_both_languages_say_everything(page):
     assert flat(texts["en"]) == flat(texts["zh"]) and len(flat(texts["en"])) > 50
 
 
+def focused(page):
+    return page.evaluate("document.activeElement.id || document.activeElement.ariaLabel")
+
+
+def test_tabs_follow_the_aria_pattern(page):
+    """https://www.w3.org/WAI/ARIA/apg/patterns/tabs/: arrows wrap, Home and End lead to the ends, one tab stop."""
+    page.focus("#tab-grid")
+    for key_pressed, tool in [("ArrowLeft", "kept"), ("ArrowRight", "grid"), ("End", "kept"), ("Home", "grid")]:
+        page.keyboard.press(key_pressed)
+        idle(page)
+        assert focused(page) == f"tab-{tool}" and page.is_visible(f"#panel-{tool}")
+        stops = page.locator("[role=tab][tabindex='0']").evaluate_all("all => all.map((tab) => tab.id)")
+        assert stops == page.locator("[aria-selected=true][role=tab]").evaluate_all("all => all.map((e) => e.id)")
+    page.keyboard.press("Tab")
+    assert focused(page) == "panel-grid" and page.get_attribute("#panel-grid", "aria-labelledby") == "tab-grid"
+
+
+def test_a_gallery_is_a_listbox_with_one_tab_stop(page):
+    show(page, "#face=3&tool=grid")
+    page.focus("#panel-grid")
+    page.keyboard.press("Tab")
+    assert focused(page) == "Face 3"  # the chosen face is the way in
+    scrolled = page.evaluate("scrollY")
+    for key_pressed, name in [("ArrowRight", 4), ("Home", 0), ("ArrowLeft", 0), ("End", 23), ("ArrowDown", 23)]:
+        page.keyboard.press(key_pressed)
+        assert focused(page) == f"Face {name}"
+    columns = page.evaluate("getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length")
+    page.keyboard.press("ArrowUp")
+    assert focused(page) == f"Face {23 - columns}"
+    assert page.locator("#grid [tabindex='0']").count() == 1
+    page.keyboard.press("Space")
+    idle(page)
+    assert page.inner_text("#caption") == f"seed {23 - columns}" and focused(page) == f"Face {23 - columns}"
+    page.keyboard.press("Home")
+    assert page.evaluate("scrollY") == scrolled  # the key moved the focus, not the page
+    assert page.get_attribute("#grid", "role") == "listbox" and page.get_attribute("#grid", "aria-label") == "Gallery"
+
+
+def test_what_hides_the_focused_control_leads_the_focus_on(page):
+    show(page, "#face=42&tool=grid&page=1")
+    page.focus("#grid-back")
+    page.keyboard.press("Enter")  # to the first page, which has no Back
+    idle(page)
+    assert focused(page) == "grid-more"
+    show(page, "#face=42&tool=kept")
+    page.click("#keep")
+    page.focus("#kept-children")
+    page.keyboard.press("Enter")
+    idle(page)
+    assert focused(page) == "tab-children"
+    show(page, "#face=42&tool=kept")
+    page.focus("#forget")
+    page.keyboard.press("Enter")
+    idle(page)
+    assert focused(page) == "tab-kept"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(opened, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = opened("#face=42&tool=grid", color_scheme=scheme)
+    page.click("#keep")  # so that the favourites show something
+    for tool in TOOLS:
+        page.click(f"#tab-{tool}")
+        idle(page)
+        found = axe.Axe().run(page)
+        serious = [fault for fault in found.response["violations"] if fault["impact"] in ("serious", "critical")]
+        assert serious == [], found.generate_report()
+        assert len(found.response["passes"]) > 10
+
+
 def test_everything_can_be_reached_and_done_from_the_keyboard(page):
     page.focus("#tab-grid")
     page.keyboard.press("ArrowRight")
     idle(page)
     assert page.evaluate("document.activeElement.id") == "tab-children" and page.is_visible("#children")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "panel-children"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "far"
     before = pixels(page, "#children canvas")
@@ -599,6 +727,7 @@ def test_everything_can_be_reached_and_done_from_the_keyboard(page):
     idle(page)
     assert not np.array_equal(pixels(page, "#children canvas"), before)
     page.keyboard.press("Tab")
+    page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     chosen = page.evaluate("document.activeElement.ariaLabel")
     assert chosen == page.locator("#children button").nth(1).get_attribute("aria-label")

@@ -34,7 +34,7 @@ def make_run(tmp_path):
     return make
 
 
-def opened(page, script, tmp_path):
+def opened(page, script, tmp_path, flags=()):
     """What `script`, the body of an async function, returns inside the page, as JSON values."""
     probe = (
         "<script>(async () => { const errors = []; window.onerror = (m) => errors.push(m);"
@@ -49,7 +49,7 @@ def opened(page, script, tmp_path):
     profile = tmp_path / "profile"
     answer = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--lang=en-US"]
-        + ["--virtual-time-budget=20000", "--window-size=1200,900", "--dump-dom", copy.as_uri()],
+        + ["--virtual-time-budget=20000", "--window-size=1200,900", *flags, "--dump-dom", copy.as_uri()],
         capture_output=True,
         text=True,
         timeout=300,
@@ -138,6 +138,33 @@ def test_the_rows_of_an_evaluation_are_words_in_both_languages_and_checksums_are
     assert len(found["english"]) == 10 and not [label for label in found["english"] if "_" in label or "." in label]
     assert found["folded"] == ["version", "data", "pixels sha256"]
     assert found["chinese"][:2] == ["sliced Wasserstein 距离，平均", "sliced Wasserstein 距离，64 像素"]
+
+
+AXE = """
+  const faults = (await axe.run()).violations.map((f) => [f.impact, f.id, f.nodes.map((n) => n.html)]);
+  return [matchMedia('(prefers-color-scheme: dark)').matches, faults];
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["report", "comparison", "gallery"])
+def test_axe_finds_no_serious_fault(make_run, tmp_path, kind, scheme):
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    runs = [make_run(f"0000{i}-run", grey=(10 * i, 70, 130)) for i in range(6)]  # one of every colour
+    (runs[0] / "evaluate.json").write_text(json.dumps({"figures": {"swd": 30.0}, "protocol": {"n_real": 500}}))
+    page = {
+        "report": lambda: write_report(runs[0]),
+        "comparison": lambda: write_comparison(runs, tmp_path / "compare.html"),
+        "gallery": lambda: write_gallery(tmp_path),
+    }[kind]()
+    is_dark, faults = opened(
+        page,
+        f"{axe.AXE_SCRIPT}; {AXE}",
+        tmp_path,
+        flags=[f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"],
+    )
+    assert is_dark == (scheme == "dark")
+    assert [fault for fault in faults if fault[0] in ("serious", "critical")] == []
 
 
 def test_the_gallery_lists_runs_with_image_and_figures_in_both_languages(make_run, tmp_path):
