@@ -24,10 +24,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.manifest import ModelError
+from deploy.manifest import EXPORT, ModelError, default_folder
 from deploy.seed_ranges import Seeds
 from deploy.streams import open_standard_streams
 
+MODEL_HELP = "export folder (default: work/export, or as long as there is none, the demo generator in deploy/demo)"
+DEMO_SENTENCE = "Your own: `python tools/train.py`, then `python tools/export.py --format onnx`."
 BACKENDS = ("auto", "onnxruntime", "paddle", "openvino")
 EXAMPLES = """examples:
   python deploy/infer.py --n 100
@@ -79,7 +81,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--score", action="store_true", help="also write the discriminator's scores: scores.json")
     what.add_argument("--verify", action="store_true", help="only check that files and images match the export")
     where = parser.add_argument_group("input and output")
-    where.add_argument("--model", type=Path, default=Path("work/export"), help="export folder (default: work/export)")
+    where.add_argument("--model", type=Path, help=MODEL_HELP)
     where.add_argument("--out", type=Path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif")
     where.add_argument("--format", choices=("png", "jpg", "npz"), default="png", help="npz: one file (default: png)")
     where.add_argument(
@@ -125,8 +127,19 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         parser.error("--precision bf16 needs --backend openvino: the others compute float32 on a CPU")
 
 
+def choose_model(named: Path | None) -> Path:
+    """The export folder that was named, else that of tools/export.py, else the demo, which one line then says."""
+    if named is not None:
+        return named
+    folder = default_folder()
+    if folder != EXPORT:
+        logging.info("%s does not exist: these faces come from the demo generator. %s", EXPORT, DEMO_SENTENCE)
+    return folder
+
+
 def _run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
+    arguments.model = choose_model(arguments.model)
     if arguments.verify:
         return _verify(arguments)
     from deploy.runtimes import load_discriminator, load_generator

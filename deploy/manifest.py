@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from deploy.files import PathLike, atomic_write
 from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file
 
+EXPORT = Path("work/export")  # where tools/export.py writes to
+DEMO = Path(__file__).resolve().parent / "demo"  # a generator of synthetic faces, to begin with
 FORMAT = 1
 FILE_NAME = "manifest.json"
 NETWORKS = ("generator", "discriminator")
@@ -100,6 +102,11 @@ class Manifest:
         return min(found, key=lambda m: PRECISIONS.index(m.precision), default=None)
 
 
+def default_folder() -> Path:
+    """The export folder to use where none is named: `work/export`, or the demo as long as that does not exist."""
+    return EXPORT if os.path.lexists(EXPORT) or not DEMO.is_dir() else DEMO
+
+
 def read_manifest(folder: PathLike) -> Manifest:
     """The manifest of an export folder. Raises ModelError if it is missing, damaged, newer, or makes no sense."""
     path = Path(folder) / FILE_NAME
@@ -135,11 +142,12 @@ def write_manifest(folder: PathLike, manifest: Manifest) -> None:
 
 def describe_files(folder: PathLike, names: Iterable[str]) -> dict[str, FileEntry]:
     """The `files` of a manifest for plain file names in `folder`, which must be there (OSError)."""
-    entries = {}
-    for name in names:
-        content = (Path(folder) / name).read_bytes()
-        entries[name] = FileEntry(hashlib.sha256(content).hexdigest(), len(content))
-    return entries
+    return describe_content({name: (Path(folder) / name).read_bytes() for name in names})
+
+
+def describe_content(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
+    """The `files` of a manifest for contents by name."""
+    return {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in files.items()}
 
 
 def read_verified(folder: PathLike, manifest: Manifest, name: str) -> bytes:

@@ -1,4 +1,7 @@
-"""Faces from an exported generator, over HTTP: `python deploy/serve.py`, then http://127.0.0.1:8000/faces/7.png."""
+"""Faces from an exported generator, over HTTP: `python deploy/serve.py`, then http://127.0.0.1:8000.
+
+The page at / is a playground; images are at /faces/7.png.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.infer import BACKENDS, sentence, whole_number
+from deploy.infer import BACKENDS, MODEL_HELP, choose_model, sentence, whole_number
 from deploy.streams import open_standard_streams
 
 EXAMPLES = """examples:
-  python deploy/serve.py --model export
+  python deploy/serve.py
   curl -O http://127.0.0.1:8000/faces/7.png
   curl -d '{"seeds": "0-9"}' -o faces.zip http://127.0.0.1:8000/v1/faces
 
@@ -55,16 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupts.raise_outside_imports()
         from deploy.serving import server
 
-        web = arguments.web or arguments.model.parent / "web"
-        # a folder that happens to be called web is not for everyone's eyes: an export has a manifest too
-        if not all((web / name).is_file() for name in ("index.html", "manifest.json")):
-            if arguments.web is not None:
-                raise FileNotFoundError(
-                    f"--web {web} is no export for browsers; `python tools/export.py --format web` makes one"
-                )
-            web = None
         options = server.Options(
-            model=arguments.model,
+            model=choose_model(arguments.model),
             backend=arguments.backend,
             threads=arguments.threads,
             max_batch=arguments.max_batch,
@@ -72,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_queue=arguments.max_queue,
             max_images=arguments.max_images,
             max_connections=_connections(arguments.max_connections),
-            web=web,
         )
         with _listen(arguments.host, arguments.port) as listener:
             return server.serve(options, listener, lambda line: _print(line, sys.stdout), explain)
@@ -89,12 +83,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     where = parser.add_argument_group("what and where")
-    where.add_argument("--model", type=Path, default=Path("work/export"), help="export folder (default: work/export)")
-    where.add_argument(
-        "--web",
-        type=Path,
-        help="the page at /, of an export --format web (default: the folder web beside --model, if any)",
-    )
+    where.add_argument("--model", type=Path, help=MODEL_HELP)
     where.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for every machine (default: 127.0.0.1)")
     where.add_argument("--port", type=whole_number(0, 65535), default=8000, help="0: a free one (default: 8000)")
     how = parser.add_argument_group("how")

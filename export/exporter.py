@@ -26,7 +26,8 @@ from dcgan.images import to_uint8
 from dcgan.networks.batch_norm import BATCH_SIZE, LATENT_COUNT
 from dcgan.networks.modes import eval_kernels
 from dcgan.training.state import network_arrays
-from deploy.files import PathLike, atomic_write
+from deploy import playground
+from deploy.files import PathLike, atomic_write, write_json
 from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
 from deploy.seeds import latents
 
@@ -88,10 +89,10 @@ class ExportConfig:
             raise ValueError("the web page is a folder of its own. Use --format web alone.")
         if self.single_file and not is_web:
             raise ValueError("a single file is a form of the web page. Use --format web.")
-        if self.precision == "fp16" and tuple(self.formats) != ("onnx",):
+        if self.precision != "fp32" and tuple(self.formats) != ("onnx",):
             raise ValueError(
-                "fp16 is for ONNX: Paddle's CPU kernels compute float32, and on a GPU Paddle Inference converts a "
-                "float32 program by itself. Use --format onnx."
+                f"{self.precision} is for ONNX: Paddle's CPU kernels compute float32, and on a GPU Paddle Inference "
+                "converts a float32 program by itself. Use --format onnx."
             )
         if self.uint8 and ("onnx" not in self.formats or "generator" not in self.networks):
             raise ValueError("uint8 is a form of the ONNX generator. Use --format onnx or all, --network generator.")
@@ -241,13 +242,13 @@ def _manifest(
     versions = {library.__name__: library.__version__ for library in (paddle, onnxruntime, np)}
     if config.makes_onnx:
         versions.update({name: version(name) for name in ("onnx", "paddle2onnx")})
+    if config.makes_onnx and "generator" in source.networks:
+        names.append(_write_directions(folder, models))
     if "web" in config.formats:
-        import onnx
-
         from . import web
 
-        versions["onnxruntime-web"] = web.runtime_version()
-        names += web.write_page(folder, onnx.load(folder / web.MODEL_FILE))
+        versions["onnxruntime-web"] = playground.runtime_version()
+        names += web.write_page(folder)
     measured = {**report.to_json(), "device": device, "inputs": "seeds 0-99"}
     precision = config.stored_precision
     measured["tolerances"] = {precision: parity.TOLERANCES[precision, device]._asdict()}
@@ -265,6 +266,17 @@ def _manifest(
         precise_bn=None if change is None else change._asdict(),
         parity=measured,
     )
+
+
+def _write_directions(folder: Path, models: Sequence[ModelEntry]) -> str:
+    """Write what the sliders of the playground move along, and return the name of the file."""
+    import onnx
+
+    from .directions import principal_directions
+
+    model = next(model for model in models if (model.network, model.kind) == ("generator", "onnx"))
+    write_json(folder / playground.DIRECTIONS, principal_directions(onnx.load(folder / model.files[0])))
+    return playground.DIRECTIONS
 
 
 def _with_single_file(folder: Path, manifest: Manifest) -> Manifest:

@@ -61,7 +61,13 @@ def parser() -> argparse.ArgumentParser:
         help="folder, replaced as a whole after all checks passed (default: work/export); for web, work/web",
     )
     flags.add_argument("--network", choices=NETWORKS, default="generator", help="what to export (default: generator)")
-    flags.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: ONNX only (default: fp32)")
+    flags.add_argument(
+        "--precision",
+        choices=("fp32", "fp16-weights", "fp16"),
+        default="fp32",
+        help="of ONNX models. fp16-weights: half the size, computes in float32; fp16: computes in float16 "
+        "(default: fp32)",
+    )
     flags.add_argument("--opset", type=int, default=17, help="ONNX operator set, 13 to 21 (default: 17)")
     flags.add_argument(
         "--precise-bn",

@@ -8,16 +8,16 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route, Router
 
-from deploy import walk
+from deploy import playground, walk
 from deploy.manifest import ModelError
 from deploy.serving import answers, openapi, requests
 from deploy.serving.engine import Engine, Job, explain
@@ -78,10 +78,10 @@ class Content(Response):
 class Service:
     """The ASGI application. Every error is a Problem, every answer is counted."""
 
-    def __init__(self, state: State, web: Path | None = None):
+    def __init__(self, state: State):
         self.state = state
         get = ["GET"]
-        routes: list[BaseRoute] = [
+        routes = [
             Route("/faces/{name}", self.face, methods=get),
             Route("/grid.png", self.grid, methods=get),
             Route("/walk.gif", self.walk, methods=get),
@@ -94,11 +94,9 @@ class Service:
             Route("/metrics", self.metrics, methods=get),
             Route("/openapi.json", self.schema, methods=get),
             Route("/docs", self.docs, methods=get),
+            Route("/", self.home, methods=get),
+            Route("/{name}", self.page, methods=get),
         ]
-        if web is None:
-            routes.append(Route("/", self.home, methods=get))
-        else:
-            routes.append(Mount("/", StaticFiles(directory=web, html=True), name="page"))
         self._router = Router(routes, redirect_slashes=False, default=_not_found)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -253,8 +251,24 @@ class Service:
         return Content(openapi.page(self.state.max_images, grid=False), "text/html", _PAGE)
 
     async def home(self, request: Request) -> Response:
-        """GET /"""
-        return Content(openapi.page(self.state.max_images, grid=True), "text/html", _PAGE)
+        """GET /: the playground, where a browser can run the model itself; else a page with a grid."""
+        if self.state.served().browser_files is None:
+            return Content(openapi.page(self.state.max_images, grid=True), "text/html", _PAGE)
+        return await self._file(request, playground.INDEX)
+
+    async def page(self, request: Request) -> Response:
+        """GET /main.js and the other files of the playground"""
+        return await self._file(request, request.path_params["name"])
+
+    async def _file(self, request: Request, name: str) -> Response:
+        files = self.state.served().browser_files or {}
+        content = files.get(name) or (await run_in_threadpool(playground.static_files)).get(name)
+        if content is None or not files:
+            raise HTTPException(404)
+        caching = Caching(f'"{hashlib.sha256(content).hexdigest()[:32]}"', False, request.headers.get("if-none-match"))
+        if caching.is_known:
+            return caching.not_modified()
+        return Content(content, _media_type(name), caching.headers)
 
 
 class Caching:
@@ -274,12 +288,24 @@ class Caching:
         return Response(status_code=304, headers=self.headers)
 
 
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+}
 _NO_STORE = {"cache-control": "no-store"}
 _PAGE = {"content-security-policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
 
 
 def _json(value: Any, headers: dict[str, str] | None = None) -> Response:
     return Content(json.dumps(value, ensure_ascii=False).encode(), "application/json", headers)
+
+
+def _media_type(name: str) -> str:
+    return _MEDIA_TYPES.get(PurePath(name).suffix, "application/octet-stream")
 
 
 def _digest(seeds: Sequence[int]) -> str:

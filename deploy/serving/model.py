@@ -7,16 +7,28 @@ from typing import Any
 
 from deploy.files import PathLike
 from deploy.manifest import Manifest, ModelError, read_manifest, to_json, verify_files
+from deploy.playground import model_files
 from deploy.runtimes import BACKENDS, Runtime, load_discriminator, load_generator
 from deploy.verify import Row, verify_runtime
 
 
 class Model:
-    """A generator, a discriminator or None, the manifest, and `tag`: what, with a seed, decides about every byte."""
+    """A generator, a discriminator or None, the manifest, and `tag`: what, with a seed, decides about every byte.
 
-    def __init__(self, generator: Runtime, discriminator: Runtime | None, manifest: Manifest, verified: Row):
+    `browser_files` - by name what the playground needs to run the generator in a browser; None if it cannot.
+    """
+
+    def __init__(
+        self,
+        generator: Runtime,
+        discriminator: Runtime | None,
+        manifest: Manifest,
+        verified: Row,
+        browser_files: dict[str, bytes] | None,
+    ):
         self.generator, self.discriminator = generator, discriminator
         self.manifest, self.verified = manifest, verified
+        self.browser_files = browser_files
         self.id = generator.model_id
         self.tag = hashlib.sha256(f"{generator.backend} {generator.device} {self.id}".encode()).hexdigest()[:16]
         self.latent_dim = manifest.latent_dim
@@ -46,4 +58,4 @@ def load(folder: PathLike, backend: str = "auto", threads: int = 0) -> Model:
     discriminator = None
     if manifest.find("discriminator", BACKENDS[generator.backend]) is not None:
         discriminator = load_discriminator(folder, generator.backend, threads=threads)
-    return Model(generator, discriminator, manifest, row)
+    return Model(generator, discriminator, manifest, row, model_files(folder, manifest))

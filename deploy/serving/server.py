@@ -31,7 +31,7 @@ LOADING_ERRORS = (ModelError, ValueError, OSError, ImportError, MemoryError)
 
 
 class Options(NamedTuple):
-    """Of the command line; `max_wait` in seconds, `web` a folder of an export for browsers or None."""
+    """Of the command line; `max_wait` in seconds."""
 
     model: Path
     backend: str
@@ -41,7 +41,6 @@ class Options(NamedTuple):
     max_queue: int
     max_images: int
     max_connections: int
-    web: Path | None
 
 
 def serve(options: Options, listener: socket.socket, say: Callable[[str], object], explain: Callable) -> int:
@@ -72,7 +71,7 @@ class _Process:
         state.engine = Engine(options.max_batch, options.max_wait, options.max_queue, state.metrics.computed)
         self.limits = limits = Limits(max_connections=options.max_connections)
         config = uvicorn.Config(
-            Service(state, options.web),
+            Service(state),
             http=functools.partial(Protocol, limits=limits),
             ws="none",
             loop="asyncio",

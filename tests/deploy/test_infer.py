@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy import infer
+from deploy import infer, manifest
 from deploy.infer import main, parse
 from deploy.manifest import read_manifest
 
@@ -51,6 +51,25 @@ def test_defaults_make_100_images_and_a_grid(run):
     assert code == 0 and err == ""
     assert files() == {"grid.png", *(f"seed-{i:06}.png" for i in range(100))}
     assert out == f"100 images in {Path('work/generate')} (onnxruntime, cpu)\n"
+
+
+def test_without_an_export_the_demo_is_used_and_named(run, export, monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO")
+    Path("work/export").unlink()
+    demo = tmp_path / "demo"
+    monkeypatch.setattr(manifest, "DEMO", demo)
+    check_failure(run(), "work/export does not exist")
+    demo.symlink_to(export.folder)
+    code, out, err = run("--n", 3)
+    assert (
+        code == 0
+        and out.startswith("3 images in")
+        and "demo generator" in caplog.text
+        and "tools/train.py" in caplog.text
+    )
+    Path("work/export").symlink_to("nowhere")  # an export that is damaged is an error, not a reason for other faces
+    code, out, err = run("--n", 4)
+    assert code == 1 and out == "" and err.startswith("error: the model folder work/export")
 
 
 def test_n_and_seed_count_on_from_the_first(run):

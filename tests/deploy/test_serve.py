@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +25,7 @@ import deploy
 from deploy.infer import main as infer
 from deploy.manifest import read_manifest, to_json
 from deploy.seeds import latents
+from deploy.serving import openapi
 
 SCRIPT = Path(deploy.__file__).with_name("serve.py")
 
@@ -171,30 +172,38 @@ def test_the_schema_describes_every_route_and_the_pages_need_no_other_site(serve
     value = server.get("/openapi.json").json
     described = {re.sub(r"\{seed\}\.\w+", "{name}", path) for path in value["paths"]}
     routes = {route.path for route in Service(State(100))._router.routes}
-    assert routes - described == {"/", "/docs", "/openapi.json"} and described <= routes
-    for path in ("/", "/docs"):
-        answer = server.get(path)
-        assert answer.headers["content-type"].startswith("text/html")
-        assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert b"//" not in answer.body.replace(b"<!doctype", b"") and b"/v1/faces" in answer.body
-    assert b"/grid.png" in server.get("/").body
+    assert routes - described == {"/", "/docs", "/openapi.json", "/{name}"} and described <= routes
+    answer = server.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert b"//" not in answer.body.replace(b"<!doctype", b"") and b"/v1/faces" in answer.body
 
 
-def test_the_page_of_a_web_export_is_served_if_there_is_one(start_server, served_export, tmp_path):
-    shutil.copytree(served_export.folder, tmp_path / "export")
-    (tmp_path / "web" / "runtime").mkdir(parents=True)
-    (tmp_path / "web" / "index.html").write_text("the playground")
-    (tmp_path / "web" / "manifest.json").write_text("{}")
-    (tmp_path / "web" / "runtime" / "a.mjs").write_text("code")
-    (tmp_path / "secret").write_text("for nobody")
-    (tmp_path / "web" / "link").symlink_to(tmp_path / "secret")
-    server = start_server(tmp_path / "export")
-    assert server.get("/").body == b"the playground" and server.get("/runtime/a.mjs").body == b"code"
-    assert server.get("/faces/7.png").status == 200
-    for path in ("/../secret", "/%2e%2e/secret", "/..%2fsecret", "/link", "/runtime/..%5c..%5csecret", "/%00"):
-        answer = server.get(path)
-        assert answer.status in (400, 404) and b"nobody" not in answer.body, path
-        assert answer.headers["content-type"] == "application/problem+json"
+def test_the_playground_of_the_served_model_is_at_the_root(server, served_export):
+    page = server.get("/")
+    assert page.headers["content-type"].startswith("text/html") and b'src="main.js"' in page.body
+    assert server.get("/main.js").headers["content-type"].startswith("text/javascript")
+    manifest = server.get("/manifest.json").json
+    assert manifest["models"][0]["files"] == ["generator.onnx"]
+    assert server.get("/generator.onnx").body == (served_export.folder / "generator.onnx").read_bytes()
+    wasm = server.get("/ort-wasm-simd-threaded.wasm")
+    assert wasm.headers["content-type"] == "application/wasm"
+    for name, body in (("main.js", server.get("/main.js").body), ("ort-wasm-simd-threaded.wasm", wasm.body)):
+        assert manifest["files"][name] == {"sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
+    again = server.request("GET", "/ort-wasm-simd-threaded.wasm", headers={"if-none-match": wasm.headers["etag"]})
+    assert again.status == 304 and again.body == b""
+
+
+@pytest.mark.parametrize(
+    "path", ["/reference.npz", "/../serve.py", "/%2e%2e/serve.py", "/..%2fserve.py", "/%00", "/web/"]
+)
+def test_nothing_but_the_playground_is_served_as_a_file(server, path):
+    answer = server.get(path)
+    assert answer.status in (400, 404) and answer.headers["content-type"] == "application/problem+json"
+
+
+def test_an_export_that_no_browser_can_run_has_a_page_with_a_grid():
+    assert b'<img src="/grid.png' in openapi.page(100, grid=True) and b"<img" not in openapi.page(100, grid=False)
 
 
 # ---- HTTP -----------------------------------------------------------------------------------------------------------
@@ -248,7 +257,6 @@ def test_what_cannot_be_served_ends_in_one_line(export, make_generator, tmp_path
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check_failure(start("--port", port, "--model", export.folder), f"cannot listen on 127.0.0.1:{port}")
-    check_failure(start("--port", 0, "--model", export.folder, "--web", tmp_path), "is no export for browsers")
     export.replace_generator(make_generator(export.weights * 1.01))
     check_failure(start("--port", 0, "--model", export.folder), "differs by", "from its reference images")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import paddle
 import pytest
 from onnx import numpy_helper
@@ -18,6 +19,7 @@ from dcgan.train import train
 from deploy.manifest import read_manifest, verify_files
 from deploy.runtimes import load_discriminator, load_generator
 from deploy.seeds import latents
+from deploy.verify import verify
 from export import certificate, exporter, onnx_graph, static_graph
 from export.exporter import ExportConfig, export, export_params
 from export.load_weights import load_source
@@ -139,7 +141,7 @@ def test_the_same_wish_gives_the_same_models_to_the_byte(export_config, tmp_path
         export(tmp_path / name, export_config(uint8=True))
     a, b = digests(tmp_path / "a"), digests(tmp_path / "b")
     del a[Path("manifest.json")], b[Path("manifest.json")]
-    assert a == b and len(a) == 3
+    assert a == b and len(a) == 4
     # the figures of parity are measured with threads, which may round differently from time to time
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("a", "b")]
     for manifest in manifests:
@@ -153,6 +155,17 @@ def test_half_precision_has_its_own_name_and_tolerance(export_config, tmp_path):
     assert {m.precision for m in manifest.models} == {"fp16"}
     worst = max(row["max"] for row in manifest.parity["rows"])
     assert 1e-6 < worst <= manifest.parity["tolerances"]["fp16"]["max_abs"]
+
+
+def test_both_networks_can_store_their_weights_as_float16_and_compute_in_float32(export_config, tmp_path):
+    networks = ("generator", "discriminator")
+    half = export(tmp_path / "half", export_config(networks=networks, precision="fp16-weights", uint8=True))
+    assert {m.precision for m in half.models} == {"fp16-weights"}
+    for network in networks:
+        model = onnx.load(tmp_path / "half" / f"{network}.onnx")
+        weights = [array for array in model.graph.initializer if array.name.endswith(".weight")]
+        assert weights and {array.data_type for array in weights} == {onnx.TensorProto.FLOAT16}
+    assert [row.passed for row in verify(tmp_path / "half")] == [True]
 
 
 def test_params_are_the_tutorials_file_and_leave_the_rest_of_the_folder_alone(runs, export_config, tmp_path):

@@ -16,11 +16,13 @@ import pytest
 from onnx import TensorProto
 
 from dcgan.errors import ExportError, ParityError
-from deploy.manifest import read_manifest, verify_files
+from deploy import playground as playground_files
+from deploy.manifest import ModelError, read_manifest, verify_files
 from deploy.runtimes import load_generator
 from deploy.seeds import latents
 from deploy.verify import verify
 from export import exporter, onnx_graph, web
+from export.directions import principal_directions
 from export.exporter import ExportConfig, export
 from export.load_weights import load_source
 
@@ -112,16 +114,16 @@ def test_directions_are_those_along_which_the_first_layer_changes_most(playgroun
 
 
 def test_a_latent_of_few_numbers_has_as_many_directions(generator):
-    few = web.principal_directions(generator.model, 3)
+    few = principal_directions(generator.model, 3)
     assert len(few["directions"]) == len(few["share"]) == 3
-    assert few["directions"] == web.principal_directions(generator.model)["directions"][:3]
+    assert few["directions"] == principal_directions(generator.model)["directions"][:3]
 
 
 # ---- runtime --------------------------------------------------------------------------------------------------------
 
 
 def test_runtime_and_licences_unpack_to_what_is_stated(playground):
-    files = web.runtime_files()
+    files = playground_files.runtime_files()
     assert len(files["ort-wasm-simd-threaded.wasm"]) == 14239897
     assert b"MIT License" in files["onnxruntime-web-LICENSE.txt"]
     assert b"THIRD PARTY" in files["onnxruntime-web-ThirdPartyNotices.txt"]
@@ -132,7 +134,7 @@ def test_runtime_and_licences_unpack_to_what_is_stated(playground):
 @pytest.fixture
 def packed(tmp_path):
     """A copy of the small packed files, and the facts about them."""
-    for path in (web.PAGE / "runtime").iterdir():
+    for path in (playground_files.PAGE / "runtime").iterdir():
         shutil.copy(path, tmp_path)
     facts = json.loads((tmp_path / "runtime.json").read_text())
     facts["files"] = {name: entry for name, entry in facts["files"].items() if not name.endswith(".wasm")}
@@ -141,18 +143,18 @@ def packed(tmp_path):
 
 
 def test_a_changed_runtime_is_refused(packed):
-    assert len(web.runtime_files(packed)) == 3
+    assert len(playground_files.runtime_files(packed)) == 3
     shutil.copy(packed / "onnxruntime-web-LICENSE.txt.xz", packed / "ort.wasm.bundle.min.mjs.xz")
-    with pytest.raises(ExportError, match="ort.wasm.bundle.min.mjs.xz unpacks to SHA-256 2f07c72751ae"):
-        web.runtime_files(packed)
+    with pytest.raises(ModelError, match="ort.wasm.bundle.min.mjs.xz unpacks to SHA-256 2f07c72751ae"):
+        playground_files.runtime_files(packed)
 
 
 @pytest.mark.parametrize("content", [b"", b"no xz", None], ids=["empty", "not xz", "missing"])
 def test_a_runtime_that_cannot_be_unpacked_is_named(packed, content):
     path = packed / "onnxruntime-web-LICENSE.txt.xz"
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(ExportError, match="LICENSE.txt.xz cannot be unpacked"):
-        web.runtime_files(packed)
+    with pytest.raises(ModelError, match="LICENSE.txt.xz cannot be unpacked"):
+        playground_files.runtime_files(packed)
 
 
 # ---- one file -------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ def test_the_newest_run_is_exported_and_the_report_ends_with_the_next_command(fo
     assert told[1].startswith("BatchNorm statistics of 2 layers re-estimated over 512 latents; images changed by ")
     assert len(told) == 2  # none of Paddle's or the converter's chatter
     assert sorted(p.name for p in (folder / "work" / "export").iterdir()) == [
+        "directions.json",
         "generator.onnx",
         "manifest.json",
         "reference.npz",
