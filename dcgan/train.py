@@ -66,12 +66,14 @@ def train(
     resume: checkpoint.Checkpoint | None = None,
     argv: list[str] | None = None,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    on_first_grid: Callable[[Path], None] | None = None,
 ) -> Result:
     """Train as `config` says and return how it ended; everything it made is in the run folder.
 
     Args: resume - a checkpoint to continue from (see `find_checkpoint`).  argv - the command, for the record.
           process_group - the processes that call this together, with the same config and images; only rank 0 needs
-          `resume`, and sends the others what it holds.
+          `resume`, and sends the others what it holds.  on_first_grid - called once by rank 0, with the path of the
+          report, when the first grid of this session is written.
     Raises ValueError for settings or data that do not fit, DataError, CheckpointError, TrainingError, OSError. A signal
     does not raise: the run is saved and the result names it.
     """
@@ -125,7 +127,8 @@ def train(
                 last_step,
             )
         loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
-        stopper = _train_to_the_end(_Session(model, loader, folder, config, data, last_step), state)
+        session = _Session(model, loader, folder, config, data, last_step, next_sample, on_first_grid)
+        stopper = _train_to_the_end(session, state)
         return Result(folder.path, model.global_step, stopper.received)
     finally:
         folder.lock.release()
@@ -162,6 +165,8 @@ class _Session(NamedTuple):
     config: TrainConfig
     data: PackedData
     last_step: int
+    first_sample: int
+    on_first_grid: Callable[[Path], None] | None
 
 
 def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
@@ -202,7 +207,7 @@ def _go_back(model: DCGAN, healthy: Path) -> dict[str, Any]:
 
 def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
     """Train with everything that watches it. The order of the callbacks matters: measure, record, plot, save."""
-    model, loader, folder, config, data, last_step = session
+    model, loader, folder, config, data, last_step, first_sample, on_first_grid = session
     process_group = model.process_group
     history = History(folder.metrics, model.global_step) if process_group.is_rank_zero else None
     records = history.records if history else []
@@ -230,6 +235,8 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
     epochs = model.epoch + math.ceil((model.epoch_step + last_step - model.global_step) / len(loader))
     shown = [history, ProgressLine(epochs, last_step)] if history else []
     reporter = ReportWriter(config.sample_every, folder.path, records)
+    if on_first_grid:
+        reporter.call_at(first_sample, on_first_grid)
     written = [LossPlot(config.sample_every, records, folder.loss_plot), ParamsSaver(folder.params), reporter]
     if config.visualdl and process_group.is_rank_zero:
         board = visualdl.VisualDLWriter(config.sample_every, last_step, folder.path)

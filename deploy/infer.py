@@ -153,8 +153,17 @@ def _run(arguments: argparse.Namespace) -> int:
         discriminator = load_discriminator(arguments.model, **where) if arguments.score else None
         text = _images(arguments, generator, discriminator, result)
     result["seconds"] = round(time.monotonic() - start, 3)
-    print(json.dumps(result) if arguments.json else f"{text} ({generator.backend}, {generator.device})")
+    print(
+        json.dumps(result) if arguments.json else f"{text} ({generator.backend}, {generator.device}){_next(arguments)}"
+    )
     return 0
+
+
+def _next(arguments: argparse.Namespace) -> str:
+    """A line that says what to look at, where there is one file to look at."""
+    if arguments.interpolate is not None:
+        return f"\nnext: open {arguments.out}"
+    return f"\nnext: open {arguments.out / 'grid.png'}" if arguments.grid else ""
 
 
 def _images(arguments: argparse.Namespace, generator: Any, discriminator: Any, result: dict[str, Any]) -> str:

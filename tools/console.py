@@ -9,10 +9,13 @@ import argparse
 import logging
 import os
 import sys
+import webbrowser
 from collections.abc import Callable
+from pathlib import Path
 
 from dcgan.errors import ProjectError
 from deploy import interrupts
+from deploy.files import PathLike
 from deploy.streams import open_standard_streams
 
 PYTHONS = (3, 9), (3, 13)  # the first and the last that PaddlePaddle 3.2.2 has packages for
@@ -35,6 +38,17 @@ def start_logging(level: str) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     for name in ("dcgan", "export", "deploy", "tools"):
         logging.getLogger(name).setLevel(level.upper())
+
+
+def open_in_browser(page: PathLike) -> None:
+    """Show an HTML file in the user's browser. Where there is none, or only one that takes the terminal, say so."""
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        browser = None
+    takes_terminal = type(browser) is webbrowser.GenericBrowser  # lynx, w3m: they return when the user leaves them
+    if browser is None or takes_terminal or not browser.open(Path(page).resolve().as_uri()):
+        print(f"No browser found: open {page} yourself.", file=sys.stderr)
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> None:

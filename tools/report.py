@@ -14,12 +14,11 @@ if __name__ == "__main__":
     interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
 
 import argparse
-import webbrowser
 from pathlib import Path
 
 from dcgan.runs.gallery import write_gallery
 from dcgan.runs.report import find_run, write_comparison, write_report
-from tools.console import add_log_level, run, start_logging
+from tools.console import add_log_level, open_in_browser, run, start_logging
 
 RUNS = Path("work/train")
 EXAMPLES = """examples:
@@ -65,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         find_run(RUNS)  # raises where there is none
         path = write_gallery(RUNS)
     print(path)
-    if arguments.open and not webbrowser.open(path.resolve().as_uri()):
-        print("No browser found: open this file yourself.", file=sys.stderr)
+    if arguments.open:
+        open_in_browser(path)
     return 0
 
 

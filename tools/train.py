@@ -30,7 +30,7 @@ from dcgan.errors import ProjectError
 from dcgan.presets import PRESETS, fitted_to, preset
 from dcgan.selftest import kill_count
 from dcgan.selftest import report as report_resume
-from tools.console import add_log_level, run, start_logging
+from tools.console import add_log_level, open_in_browser, run, start_logging
 
 BASIC = ("data", "crop", "image_size", "epochs", "steps", "batch_size")  # the fields that --help shows
 NO_DATA = """No --data given, and no work/img_align_celeba(.zip): training on synthetic faces, with --preset {preset}.
@@ -80,6 +80,7 @@ def build_parser(everything: bool = False) -> argparse.ArgumentParser:
         metavar="PATH",
         help="continue a run or a checkpoint; without PATH: the newest run under --out",
     )
+    basic.add_argument("--open", action="store_true", help="open report.html in the browser at the first image grid")
     basic.add_argument("--dry-run", action="store_true", help="print what would be trained, write nothing")
     basic.add_argument("-h", "--help", action="help", help="show this help")
     basic.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every flag")
@@ -130,7 +131,7 @@ def main(argv: Optional[list[str]] = None) -> int:
             print(describe(config.validate(), count_images(config), process_group.size))
         process_group.shutdown()
         return 0
-    result = train(config, found, sys.argv, process_group)
+    result = train(config, found, sys.argv, process_group, open_in_browser if arguments["open"] else None)
     process_group.shutdown()
     return _report(result) if process_group.is_rank_zero else 128 + result.signal if result.signal else 0
 

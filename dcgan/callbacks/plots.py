@@ -14,7 +14,7 @@ from paddle.callbacks import Callback
 from deploy.files import PathLike, atomic_write
 
 from ..runs.records import Record
-from ..runs.report import write_report
+from ..runs.report import REPORT_FILE, write_report
 
 
 class LossPlot(Callback):
@@ -86,13 +86,21 @@ class ReportWriter(Callback):
         super().__init__()
         self._every, self._folder, self._records, self._clock = every, Path(folder), records, clock
         self._next = -math.inf
+        self._called_at: dict[int, Callable[[Path], None]] = {}
+
+    def call_at(self, step: int, show: Callable[[Path], None]) -> None:
+        """Write the report at iteration `step` too, and call `show` once with its path."""
+        self._called_at[step] = show
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         write_report(self._folder, self._records)  # the page can be opened from the start, and reloaded
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
-        if self.model.global_step % self._every == 0 and self._clock() >= self._next:
+        show = self._called_at.pop(self.model.global_step, None)
+        if show or (self.model.global_step % self._every == 0 and self._clock() >= self._next):
             self.write()
+        if show:
+            show(self._folder / REPORT_FILE)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self.write()

@@ -36,6 +36,20 @@ def test_a_run_folder_holds_everything_that_was_promised(config, work_folder):
     assert all(not name.startswith(".") or name == ".lock" for name in os.listdir(result.folder))
 
 
+def test_the_report_is_shown_once_when_the_first_grid_of_each_session_is_in_it(config):
+    shown = []
+
+    def show(report):
+        steps = sorted(int(path.stem.split("-")[1]) for path in (report.parent / "samples").iterdir())
+        shown.append((report.name, steps[-1], report.read_text("utf-8").count("data:image/")))
+
+    first = runs.train(dataclasses.replace(config, steps=6), on_first_grid=show)
+    before = shown[0][2]
+    assert [one[:2] for one in shown] == [("report.html", 4)] and before >= 2
+    runs.train(dataclasses.replace(config, steps=9), find_checkpoint(first.folder), on_first_grid=show)
+    assert [one[:2] for one in shown] == [("report.html", 4), ("report.html", 8)] and shown[1][2] > before
+
+
 def test_generator_params_of_a_run_are_the_generator_that_draws(config):
     result = runs.train(config)
     ema = read_checkpoint(list_checkpoints(result.folder / "checkpoints")[-1]).groups["generator_ema"]

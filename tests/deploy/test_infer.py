@@ -50,7 +50,9 @@ def test_defaults_make_100_images_and_a_grid(run):
     code, out, err = run()
     assert code == 0 and err == ""
     assert files() == {"grid.png", *(f"seed-{i:06}.png" for i in range(100))}
-    assert out == f"100 images in {Path('work/generate')} (onnxruntime, cpu)\n"
+    made, look_at = out.splitlines()
+    assert made == f"100 images in {Path('work/generate')} (onnxruntime, cpu)"
+    assert look_at == f"next: open {Path('work/generate/grid.png')}" and Path("work/generate/grid.png").is_file()
 
 
 def test_without_an_export_the_demo_is_used_and_named(run, export, monkeypatch, tmp_path, caplog):
@@ -73,7 +75,8 @@ def test_without_an_export_the_demo_is_used_and_named(run, export, monkeypatch, 
 
 
 def test_n_and_seed_count_on_from_the_first(run):
-    assert run("--n", 3, "--seed", 40, "--no-grid")[0] == 0
+    code, out, _ = run("--n", 3, "--seed", 40, "--no-grid")
+    assert code == 0 and "next" not in out
     assert files() == {f"seed-0000{i}.png" for i in (40, 41, 42)}
 
 
@@ -108,6 +111,7 @@ def test_score_prints_a_summary_and_writes_every_probability(run, export):
 def test_walk_has_its_own_default_file(run):
     code, out, _ = run("--interpolate", "3,14,15", "--frames", 6, "--scale", 1)
     assert code == 0 and out.startswith(f"6 frames in {Path('work/generate/walk.mp4')}")
+    assert out.endswith(f"\nnext: open {Path('work/generate/walk.mp4')}\n")
     assert files() == {"walk.mp4"}
     assert run("--interpolate", "3,14", "--frames", 4, "--out", "walk.gif")[0] == 0
     assert Path("walk.gif").read_bytes()[:6] == b"GIF89a"

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,17 @@ def test_compare_writes_one_page_of_all(runs, work_folder, capsys):
 
 def test_open_shows_the_page_and_says_so_where_there_is_no_browser(runs, monkeypatch, capsys):
     shown = []
-    monkeypatch.setattr(report.webbrowser, "open", lambda address: bool(shown.append(address)))
+
+    class Browser:
+        open = staticmethod(shown.append)  # returns None: it could not
+
+    monkeypatch.setattr(webbrowser, "get", Browser)
     assert report.main([str(runs[0]), "--open"]) == 0
     assert shown == [(runs[0] / "report.html").resolve().as_uri()]
-    assert "No browser found" in capsys.readouterr().err
+    assert "No browser found: open " in capsys.readouterr().err
+    monkeypatch.setattr(webbrowser, "get", lambda: webbrowser.GenericBrowser("false"))  # would take the terminal
+    assert report.main([str(runs[0]), "--open"]) == 0
+    assert "No browser found: open " in capsys.readouterr().err
 
 
 def test_a_folder_without_runs_is_an_error(work_folder):

@@ -56,6 +56,15 @@ def test_training_from_any_folder_prints_the_run_and_none_of_paddles_chatter(tmp
     assert lines[-1].startswith("done: 3 iterations.")
 
 
+def test_open_shows_the_report_of_the_run(tmp_path, faces, monkeypatch, capsys):
+    shown = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "open_in_browser", shown.append)
+    assert tool.main(["--data", str(faces), "--epochs", "1", *TINY]) == 0
+    assert tool.main(["--data", str(faces), "--epochs", "1", "--open", *TINY]) == 0
+    assert shown == [Path(capsys.readouterr().out.splitlines()[-1]) / "report.html"]
+
+
 def test_help_begins_with_examples_and_shows_what_a_first_run_needs_without_importing_paddle(tmp_path):
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "tools" / "train.py"), "--help"],
