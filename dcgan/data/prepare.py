@@ -188,7 +188,7 @@ def _pack(
         stream.flush()
         os.fsync(stream.fileno())
         write_json(info_path(out), info)  # first the claim, so that a .npy of ours is never without one
-    return open_packed(out)  # the digest of what is mapped now: where there are no locks, another may have written it
+    return open_packed(out)  # the digest of what is there now: where there are no locks, another may have written it
 
 
 def _name_rejected(packed: PackedData, total: int) -> None:

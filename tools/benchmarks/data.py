@@ -170,7 +170,7 @@ print(json.dumps({"images": count, "prepare_seconds": prepared - start, "prepare
 def growth(counts: list[int], scratch: Path, image_size: int) -> list[dict[str, float]]:
     """Synthetic faces, so many of them prepared and loaded for one epoch, each number in a process of its own.
 
-    Peak memory is of preparing: afterwards the mapped file counts as memory, which it is not.
+    Peak memory is of preparing.
     """
     import json
 

@@ -203,7 +203,7 @@ def test_changed_source_is_prepared_again(folder, tmp_path):
     second = prepare(str(folder), tmp_path / "a.npy", image_size=16)
     assert second.images[0, 0, 8, 8] == 99
     assert second.digest != first.digest
-    assert first.images[0, 0, 8, 8] == 0  # what is mapped already does not change under its reader
+    assert first.images[0, 0, 8, 8] == 0  # what is open already does not change under its reader
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_damaged_packed_file_is_found_and_prepared_again(folder, tmp_path, damag
         np.save(path, np.zeros((37, 3, 16, 16), np.uint8))
     else:
         replacement = {"flip": bytes(flipped), "cut": whole[:-1], "empty": b""}[damage]
-        shutil.copy(path, tmp_path / "new")  # another inode: `first` stays mapped
+        shutil.copy(path, tmp_path / "new")  # another inode: `first` keeps the one it opened
         (tmp_path / "new").write_bytes(replacement)
         os.replace(tmp_path / "new", path)
     assert prepare(str(folder), path, image_size=16).digest == first.digest
@@ -377,7 +377,7 @@ def test_of_several_that_prepare_the_same_file_one_does_it_and_the_others_use_it
 
 
 def test_pixels_that_another_process_put_in_place_are_not_taken_for_its_own(folder, tmp_path, monkeypatch):
-    """As where file systems know no locks: the digest is of what is mapped, not of what was written."""
+    """As where file systems know no locks: the digest is of what is read, not of what was written."""
     other = tmp_path / "other.npy"
     np.save(other, np.zeros((37, 3, 16, 16), np.uint8))
     real = os.replace
