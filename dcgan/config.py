@@ -107,7 +107,7 @@ class TrainConfig:
         0.0,
         "optimisation",
         "last part of the run in which the learning rates fall linearly to 0; 0: they stay. The end of the run is that "
-        "of --epochs or --steps: a resume with other values changes the rates from there on",
+        "of --epochs or --steps. All three may change on a resume, which lets a run that was long enough settle",
         0.0,
         1.0,
         unit="fraction",
@@ -299,7 +299,7 @@ _RETIRED = {"spectral_norm": False, "label_smoothing": 0.0}
 
 # Settings that may differ between a checkpoint and the run that continues it.
 CHANGEABLE = frozenset(
-    "epochs steps device amp amp_dtype cpu_kernels deterministic sync_bn workers out log_every sample_every "
+    "epochs steps lr_decay device amp amp_dtype cpu_kernels deterministic sync_bn workers out log_every sample_every "
     "checkpoint_every keep evaluate_every visualdl on_collapse".split()
 )
 

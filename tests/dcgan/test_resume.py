@@ -21,6 +21,13 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits_and_the_same_m
     assert_same_run(straight, first)
 
 
+def test_a_run_resumed_with_falling_rates_equals_one_that_had_them_from_the_start(config):
+    settling = dataclasses.replace(config, steps=8, lr_decay=0.5)  # the rates fall from iteration 4 on
+    straight = runs.train(settling).folder
+    first = runs.train(dataclasses.replace(config, steps=4)).folder
+    assert_same_run(straight, runs.train(settling, find_checkpoint(first)).folder)
+
+
 @pytest.mark.parametrize("saved", [3, 6])
 def test_a_run_killed_right_after_saving_at_the_end_of_an_epoch_is_resumed_to_the_same_bits(config, saved):
     config = dataclasses.replace(config, checkpoint_every=3, keep=9)  # an epoch has three batches
