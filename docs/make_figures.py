@@ -32,7 +32,7 @@ from dcgan.data.crop import fit_image
 from dcgan.data.decode import decode_image
 from dcgan.data.packed import PackedData
 from dcgan.data.synthetic_faces import draw_face
-from dcgan.images import GAP, TITLE_HEIGHT, grid, to_float, to_uint8
+from dcgan.images import TITLE_HEIGHT, grid, to_float, to_uint8
 from dcgan.metrics.evaluate import chosen_real, evaluate, measure
 from dcgan.model import augmentation
 from dcgan.networks.layers import parameter_count
@@ -45,6 +45,7 @@ from dcgan.training.losses import OBJECTIVES
 from deploy.files import atomic_write
 from deploy.seeds import latents
 from deploy.walk import walk_latents
+from docs.make_pictures import cut
 from tools.console import add_log_level, run, start_logging
 
 DOCS = Path(__file__).resolve().parent
@@ -143,16 +144,8 @@ def draw_progress(path: Path, samples: Path, columns: int = 10) -> None:
     paths = sorted(samples.glob("step-*.png"))
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, columns).round().astype(int))]
     grids = [decode_image(p.read_bytes())[TITLE_HEIGHT:] for p in chosen]
-    size = (grids[0].shape[1] - GAP) // 10 - GAP
-    faces = [cut(image, seed, size) for seed in FACES for image in grids]
+    faces = [cut(image, seed) for seed in FACES for image in grids]
     write_jpeg(path, grid(np.stack(faces).transpose(0, 3, 1, 2), columns=len(grids)))
-
-
-def cut(image: np.ndarray, seed: int, size: int) -> np.ndarray:
-    """Face number `seed` of a grid [H, W, 3] of ten columns."""
-    row, column = divmod(seed, 10)
-    top, left = GAP + row * (size + GAP), GAP + column * (size + GAP)
-    return image[top : top + size, left : left + size]
 
 
 def draw_comparison(path: Path, model: DCGAN, data: PackedData) -> None:

@@ -28,6 +28,7 @@ TOOLS = {
     "tools/benchmark.py": ("tools.benchmark", "parser"),
     "tools/doctor.py": ("tools.doctor", "parser"),
     "docs/make_figures.py": ("docs.make_figures", "parser"),
+    "docs/make_pictures.py": ("docs.make_pictures", "parser"),
 }
 
 
