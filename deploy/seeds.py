@@ -72,11 +72,16 @@ def bits(keys: np.ndarray, count: int) -> np.ndarray:
 
 def key(*parts: int) -> int:
     """One 0 .. 4294967295 number that stands for several (a run's seed and a step, say), their order included."""
+    return int(keys(*parts)[0])
+
+
+def keys(*parts: int | np.ndarray) -> np.ndarray:
+    """`key`, of many at once: a part may be an array [N]; uint32 [N]."""
     value = np.zeros(1, np.uint32)
     for part in parts:
         with np.errstate(over="ignore"):
             value = mix(value + _GOLDEN + check_seeds(part))
-    return int(value[0])
+    return value
 
 
 def permutation(count: int, *parts: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How an image file becomes a row of a packed file: decoded (decode.py), resized and cropped (crop.py), channels first.
 
-`image_to_row` does it for one image, `rows` for a whole source, by threads.
+`image_to_row` does it for one image, `rows` for a whole source, by threads, and by processes where those help.
 """
 
 from __future__ import annotations
@@ -43,9 +43,13 @@ def rows(source: Source, size: int, crop: str, limits: Limits, workers: int) -> 
             return f"cannot be read: {error.strerror or error}"
 
     def chunk(start: int) -> list[bytes | str]:
-        return [row(i) for i in range(start, min(start + _CHUNK, len(source)))]
+        stop = min(start + _CHUNK, len(source))
+        return processes.rows(start, stop) or [row(i) for i in range(start, stop)]
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
+    with (
+        source.drawing_processes(workers - 1, size, crop) as processes,
+        ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
+    ):
         try:
             for start in range(0, len(source), _CHUNK):
                 waiting.append(pool.submit(chunk, start))

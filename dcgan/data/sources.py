@@ -26,6 +26,7 @@ from deploy.untrusted import UnsafeFileError, open_file
 
 from ..errors import DataError
 from .decode import DEFAULT_LIMITS, Limits, beyond, decode_image
+from .drawing_processes import FACES_EACH, DrawingProcesses
 from .synthetic_faces import draw_face
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -56,6 +57,11 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """A digest that changes when the source does, taken without reading the images."""
+
+    def drawing_processes(self, count: int, size: int, crop: str) -> DrawingProcesses:
+        """Up to `count` processes that make rows of a packed file beside the caller: none for files, which threads
+        decode as fast."""
+        return DrawingProcesses(0, 0, size, crop)
 
     def close(self) -> None:  # noqa: B027 - most have nothing to release
         """Release open files."""
@@ -257,6 +263,9 @@ class CartoonSource(Source):
 
     def image(self, i: int) -> np.ndarray:
         return draw_face(i, self._seed)
+
+    def drawing_processes(self, count: int, size: int, crop: str) -> DrawingProcesses:
+        return DrawingProcesses(min(count, len(self) // FACES_EACH), self._seed, size, crop)
 
     def fingerprint(self) -> str:
         """Of count, seed and the first face, which changes when the drawing does."""

@@ -14,7 +14,7 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 
-from deploy.seeds import bits, key
+from deploy.seeds import MAX_SEED, bits, check_seeds, keys
 
 Colour = tuple[int, int, int]
 
@@ -124,9 +124,21 @@ class Face:
 
 def describe(index: int, seed: int = 0) -> Face:
     """The attributes of face `index` of the series `seed`, both 0 .. 4294967295 (ValueError otherwise)."""
-    attributes = fields(Face)
-    shares = (bits(np.array([key(seed, index)]), len(attributes))[0] / 2.0**32).tolist()
-    return Face(**{a.name: a.metadata["from_uniform"](share) for a, share in zip(attributes, shares)})
+    if not (isinstance(index, int) and 0 <= index <= MAX_SEED):
+        index = int(check_seeds(index)[0])
+    block, row = divmod(index, _BLOCK)
+    shares = _shares(block, seed)[row]
+    return Face(**{a.name: a.metadata["from_uniform"](share) for a, share in zip(fields(Face), shares)})
+
+
+_BLOCK = 32  # faces: numpy takes about as long for the random numbers of one as for those of all
+
+
+@functools.lru_cache(maxsize=64)
+def _shares(block: int, seed: int) -> list[list[float]]:
+    """What decides about the attributes of `_BLOCK` faces that follow each other: numbers of [0, 1)."""
+    random = bits(keys(seed, block * _BLOCK + np.arange(_BLOCK)), len(fields(Face)))
+    return (random / 2.0**32).tolist()
 
 
 def draw_face(index: int, seed: int = 0) -> np.ndarray:
@@ -215,14 +227,20 @@ def _ellipse(x: float, y: float, rx: float, ry: float, start: int = 0, end: int 
 @functools.lru_cache(maxsize=64)  # some are the same in every face
 def _curve(*points: tuple[float, float]) -> np.ndarray:
     """A smooth line through the points (Catmull-Rom, 6 pieces between two), float64 [6 N - 5, 2]."""
-    p = np.array(points, np.float64)
+    line = _spline(len(points)) @ np.array(points, np.float64)
+    line.flags.writeable = False
+    return line
+
+
+@functools.cache
+def _spline(count: int) -> np.ndarray:
+    """How much each point of the line has of each of `count` points, float64 [6 N - 5, N]."""
+    p = np.eye(count)
     p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])[:, None]
     a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
     t = np.arange(6)[:, None] / 6
     line = b + t * (0.5 * (c - a) + t * ((a - 2.5 * b + 2 * c - 0.5 * d) + t * (1.5 * (b - c) + 0.5 * (d - a))))
-    line = np.concatenate([line.reshape(-1, 2), p[-2]])
-    line.flags.writeable = False
-    return line
+    return np.concatenate([line.reshape(-1, count), p[-2]])
 
 
 def _background(canvas: _Canvas, face: Face) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import deploy
-from deploy.seeds import MAX_SEED, bits, check_seeds, key, latents, mix, normal, permutation
+from deploy.seeds import MAX_SEED, bits, check_seeds, key, keys, latents, mix, normal, permutation
 
 ALL = 2**32 - 1
 WEB = Path(deploy.__file__).parent / "web"
@@ -162,6 +162,11 @@ def test_key_depends_on_every_part_and_their_order():
     parts = list(itertools.product([0, 1, 2, MAX_SEED], repeat=3))
     assert len({key(*p) for p in parts}) == len(parts)
     assert len({key(*range(n)) for n in range(1, 20)}) == 19
+
+
+def test_keys_of_an_array_are_the_keys_of_its_numbers():
+    indices = np.array([0, 1, 31, 2**31, MAX_SEED])
+    assert keys(7, indices).tolist() == [key(7, int(index)) for index in indices]
 
 
 def test_key_is_plain_integer_arithmetic():
