@@ -46,10 +46,8 @@ def rows(source: Source, size: int, crop: str, limits: Limits, workers: int) -> 
         stop = min(start + _CHUNK, len(source))
         return processes.rows(start, stop) or [row(i) for i in range(start, stop)]
 
-    with (
-        source.drawing_processes(workers - 1, size, crop) as processes,
-        ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
-    ):
+    processes, pool = source.drawing_processes(workers - 1, size, crop), ThreadPoolExecutor(workers, "prepare")
+    with processes, pool:
         try:
             for start in range(0, len(source), _CHUNK):
                 waiting.append(pool.submit(chunk, start))

@@ -166,8 +166,9 @@ def _reusable(out: Path, claim: dict, level: int) -> PackedData | None:
 def _pack(
     source: Source, out: Path, claim: dict, workers: int, limits: Limits, progress: Progress | None
 ) -> PackedData:
-    with atomic_write(out) as stream:
-        with _reporting(progress, len(source)) as report, warnings.catch_warnings():
+    # The bar first: the first bar of a process imports modules, and Ctrl-C in an import would leave a file behind.
+    with _reporting(progress, len(source)) as report, atomic_write(out) as stream:
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged EXIF blocks; damaged pixels are errors
             count, digest, rejected = _write_rows(stream, source, claim["settings"], workers, limits, report)
         if not count:
