@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.jit.dy2static import utils as tracing
 from paddle.static import InputSpec
 
 from dcgan.errors import ExportError
@@ -39,11 +43,27 @@ def write_static_graph(layer: nn.Layer, signature: Signature, prefix: PathLike) 
     if training:
         raise ExportError(f"in training mode although eval() was called: {', '.join(training)}")
     spec = InputSpec([None, *signature.input_shape], "float32", signature.input_name)
-    with paddle.no_grad():
+    with paddle.no_grad(), _traced_code_of_our_own():
         paddle.jit.save(layer, str(prefix), input_spec=[spec])
     for path in program_files(prefix):
         if not path.is_file() or not path.stat().st_size:
             raise ExportError(f"Paddle {paddle.__version__} did not write {path.name}")
+
+
+@contextlib.contextmanager
+def _traced_code_of_our_own() -> Iterator[None]:
+    """Let Paddle write the code that it makes in tracing into a folder that nobody else has.
+
+    Paddle 3.2.2 (jit/dy2static/utils.py:426) takes ~/.cache/paddle/to_static_tmp/<process number> and deletes it at
+    exit. Two containers that share a home are both process 1, and a home may be read-only.
+    """
+    before = tracing.get_temp_dir
+    with tempfile.TemporaryDirectory(prefix="traced-") as folder:
+        tracing.get_temp_dir = lambda: folder
+        try:
+            yield
+        finally:
+            tracing.get_temp_dir = before
 
 
 def program_files(prefix: PathLike) -> list[Path]:
