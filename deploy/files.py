@@ -42,12 +42,14 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
     """Open a temporary file beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
     The folder must exist. Raises OSError as open, write and rename do, naming `path`; the old file is then still there.
-    Of several processes that write the same path the last one wins, with a whole file.
+    Of several processes that write the same path the last one wins, with a whole file. A device, a pipe or a socket at
+    `path` is never replaced (OSError): with the rights of root, `/dev/null` would be a file from then on.
     Args: mode - "wb", or "w" for UTF-8.  durable - wait for the disk, so that the file survives a power cut too:
           milliseconds, too much per image.
     """
     path = Path(path)
     aside = descriptor = None
+    _refuse_device(path)
     try:
         aside, descriptor = _open_aside(path)
         with open(descriptor, mode, **_text(mode)) as stream:
@@ -68,6 +70,16 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
         if aside is not None:
             with contextlib.suppress(FileNotFoundError):
                 aside.unlink()
+
+
+def _refuse_device(path: Path) -> None:
+    """Raise OSError if there is something at `path` that is neither a file nor a folder, links followed."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # there is nothing, or creating it will say what is wrong
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket; a file is expected", str(path))
 
 
 def _text(mode: str) -> dict[str, str]:

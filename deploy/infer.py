@@ -26,7 +26,7 @@ from typing import Any
 
 from deploy.manifest import EXPORT, ModelError, default_folder
 from deploy.seed_ranges import Seeds
-from deploy.streams import open_standard_streams
+from deploy.streams import log_to_stderr, open_standard_streams, printable
 
 MODEL_HELP = "export folder (default: work/export, or as long as there is none, the demo generator in deploy/demo)"
 DEMO_SENTENCE = "Your own: `python tools/train.py`, then `python tools/export.py --format onnx`."
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     open_standard_streams()
     arguments = parse(argv)
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log_to_stderr(arguments.log_level.upper(), "%(levelname)s: %(message)s")
     try:
         interrupts.raise_outside_imports()
         return _run(arguments)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.log_level == "debug":
             logging.exception("traceback")
         message, code = f"error: {sentence(error)}", 1
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     return code
 
 

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.infer import BACKENDS, MODEL_HELP, choose_model, sentence, whole_number
-from deploy.streams import open_standard_streams
+from deploy.streams import log_to_stderr, open_standard_streams, printable
 
 EXAMPLES = """examples:
   python deploy/serve.py
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 stopped by SIGTERM, 1 failed, 2 wrong usage, 130 interrupted."""
     open_standard_streams()
     arguments = parse(argv)
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log_to_stderr(arguments.log_level.upper(), "%(levelname)s: %(message)s")
     logging.raiseExceptions = False  # a log on a full disk must not stop the server, nor fill it with tracebacks
     if arguments.log_level != "debug":
         for name in ("uvicorn", "asyncio"):  # a warning for every malformed request would be the client's to write
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def explain(error: Exception) -> None:
         if arguments.log_level == "debug":
             logging.error("traceback", exc_info=error)
-        _print(f"error: {sentence(error, 'requirements-serve.txt')}", sys.stderr)
+        _print(printable(f"error: {sentence(error, 'requirements-serve.txt')}"), sys.stderr)
 
     try:
         interrupts.raise_outside_imports()

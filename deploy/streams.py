@@ -1,8 +1,10 @@
-"""Standard input, output and error as every program expects them, whatever the caller closed. Standard library only."""
+"""Standard input, output and error as every program expects them, whatever the caller closed, and what may be written
+to a terminal. Standard library only."""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 
@@ -23,3 +25,32 @@ def open_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook puts there
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+
+
+MAX_LINE = 2000  # characters of a message
+
+
+def printable(text: str, max_length: int = MAX_LINE) -> str:
+    """`text` as one line that does nothing to a terminal: what is not printable is spelled as in Python (`\\x1b`).
+
+    Names of files and words of a checkpoint may be another person's: they could clear the screen, set its title, turn
+    the text around, or add a line that looks like ours. What is longer than `max_length` is cut.
+    """
+    if len(text) > max_length:
+        text = f"{text[:max_length]}... ({len(text):,} characters)"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Messages as `printable`; a traceback below one keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+def log_to_stderr(level: str, form: str) -> None:
+    """Have log messages written to standard error, one line each.  form - as of logging.Formatter."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter(form))
+    logging.basicConfig(handlers=[handler], level=level)

@@ -16,10 +16,10 @@ from pathlib import Path
 from dcgan.errors import ProjectError
 from deploy import interrupts
 from deploy.files import PathLike
-from deploy.streams import open_standard_streams
+from deploy.streams import log_to_stderr, open_standard_streams, printable
 
 PYTHONS = (3, 9), (3, 13)  # the first and the last that PaddlePaddle 3.2.2 has packages for
-EXPECTED = (ProjectError, ValueError, OSError)
+EXPECTED = (ProjectError, ValueError, OSError, MemoryError)
 
 
 def add_log_level(parser: argparse._ActionsContainer, hidden: bool = False) -> None:
@@ -35,7 +35,7 @@ def add_log_level(parser: argparse._ActionsContainer, hidden: bool = False) -> N
 
 def start_logging(level: str) -> None:
     """Messages of this project as plain lines on stderr, at `level` and above."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    log_to_stderr("WARNING", "%(message)s")
     for name in ("dcgan", "export", "deploy", "tools"):
         logging.getLogger(name).setLevel(level.upper())
 
@@ -90,6 +90,12 @@ def _what_to_install(name: str | None) -> str:
 
 def one_line(error: BaseException) -> str:
     """An error as one line: a system error says what happened to which file."""
+    return printable(_sentence(error))
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"the memory is full: {error}".rstrip(": ")
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"

@@ -87,8 +87,13 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise DataError(f"damaged: its header says {width} x {height} pixels")
+    if max(width, height) > _MAX_SIDE:
+        raise DataError(f"too elongated: {width} x {height} pixels, more than {_MAX_SIDE} in a line")
     if width * height > limits.max_pixels:
         raise beyond(f"{width} x {height} pixels", limits.max_pixels, "--max-pixels", width * height)
+
+
+_MAX_SIDE = 2**24  # Pillow holds lines of 2**26 to 2**27 pixels, by their kind, and has a MemoryError for longer ones
 
 
 def _load(image: ImageFile.ImageFile) -> np.ndarray:

@@ -39,6 +39,7 @@ from .sources import Source, open_source
 
 Progress = Callable[[int, int], object]
 logger = logging.getLogger("dcgan.data")
+LINE_SECONDS = 30.0  # between two lines on how far it is, where stderr is no terminal
 
 
 def prepare(
@@ -167,6 +168,7 @@ def _pack(
     source: Source, out: Path, claim: dict, workers: int, limits: Limits, progress: Progress | None
 ) -> PackedData:
     # The bar first: the first bar of a process imports modules, and Ctrl-C in an import would leave a file behind.
+    logger.info("Preparing %d images into %s", len(source), out)
     with _reporting(progress, len(source)) as report, atomic_write(out) as stream:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged EXIF blocks; damaged pixels are errors
@@ -232,12 +234,21 @@ def _write_rows(
 
 @contextlib.contextmanager
 def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
-    """What to call with (done, total): the caller's function, or a bar of our own."""
+    """What to call with (done, total): the caller's function, or a bar of our own; where no one sees it, lines."""
     if progress:
         yield progress
         return
     with tqdm(total=total, desc="preparing", unit=" images", disable=None) as bar:
-        yield lambda done, total: bar.update()
+        told = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal told
+            bar.update()
+            if bar.disable and time.monotonic() - told >= LINE_SECONDS:
+                told = time.monotonic()
+                logger.info("%d of %d images prepared", done, total)
+
+        yield report
 
 
 @contextlib.contextmanager

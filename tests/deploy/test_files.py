@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,20 @@ def test_bytes_and_text_arrive_and_nothing_else_does(tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == b"\x00\xff\r\n"
     assert (tmp_path / "b.txt").read_text("utf-8") == "Gesicht 人脸\n"
     assert names(tmp_path) == ["a.bin", "b.txt"]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_device_or_pipe_is_never_replaced_by_a_file(tmp_path, is_link):
+    """As root, `--out /dev/null` made a file of it: a machine without /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = tmp_path / "link" if is_link else pipe
+    if is_link:
+        path.symlink_to(pipe)
+    with pytest.raises(OSError, match="a device, a pipe or a socket; a file is expected"), atomic_write(path):
+        pass
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and path.is_symlink() == is_link
+    assert names(tmp_path) == (["link", "pipe"] if is_link else ["pipe"])
 
 
 def test_old_file_is_there_until_the_block_ends(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from deploy.streams import PrintableFormatter, printable
+from tools import console
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +47,16 @@ def test_names_that_are_no_utf8_are_one_line(tmp_path):
         done = shell(f"exec $0 {tool} \"$(printf '{tmp_path}/caf\\351')\"", PYTHONUTF8="1")
         assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done.stderr
         assert b"caf" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_no_text_of_another_person_does_anything_to_the_terminal():
+    odd = "a\x1b[2J\x1b]0;title\x07b\u202ec\nerror: forged\r\x9bd caf\udce9 Gesicht 人脸"
+    said = printable(odd)
+    assert said == r"a\x1b[2J\x1b]0;title\x07b\u202ec\nerror: forged\r\x9bd caf\udce9 Gesicht 人脸"
+    assert printable("x" * 100_000) == "x" * 2000 + "... (100,000 characters)"
+    record = logging.LogRecord("dcgan", logging.INFO, "a.py", 1, "Data: %s", (odd,), None)
+    assert PrintableFormatter("%(levelname)s: %(message)s").format(record) == f"INFO: Data: {said}"
+    assert console.one_line(ValueError(odd)).isprintable()
 
 
 def test_without_docstrings_every_tool_still_helps():

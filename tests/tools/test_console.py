@@ -42,6 +42,8 @@ def fail(error):
             "error: No such file or directory: x.zip\n",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device\n"),
+        (MemoryError("Unable to allocate 3 GiB"), "error: the memory is full: Unable to allocate 3 GiB\n"),
+        (MemoryError(), "error: the memory is full\n"),
     ],
 )
 def test_an_error_that_a_user_can_cause_is_one_line_and_exit_1(error, line, capsys):

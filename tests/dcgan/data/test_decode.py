@@ -387,3 +387,22 @@ def test_damage_is_reported_and_never_printed(capfd, recwarn):
         decode_image(noisy[:1500] + b"\xff\xd9")
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("size", [(2**24 + 1, 1), (1, 2**24 + 1), (90_000_000, 1), (100_000_000, 1)])
+@pytest.mark.parametrize("kind", ["bmp", "png"])
+def test_a_line_that_is_too_long_is_refused_by_the_header(kind, size):
+    """Of lines of 72 million pixels and more, Pillow had a MemoryError, which ended the tool."""
+    if kind == "bmp":
+        info = struct.pack("<IiiHHIIiiII", 40, *size, 1, 24, 0, 0, 0, 0, 0, 0)
+        data = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + info
+    else:
+        header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0))
+        data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=f"too elongated: {size[0]} x {size[1]} pixels"):
+            decode_image(data)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()

@@ -164,6 +164,16 @@ def test_cartoon_is_packed_like_any_other_source(tmp_path):
     assert a.digest != b.digest
 
 
+def test_without_a_terminal_lines_say_how_far_it_is(folder, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("dcgan.data.prepare.LINE_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "dcgan.data"):
+        prepare(str(folder), tmp_path / "a.npy", image_size=16)
+    first, *rest = [message for message in caplog.messages if "left out" not in message]
+    total = int(first.split()[1])
+    assert first == f"Preparing {total} images into {tmp_path / 'a.npy'}"
+    assert rest == [f"{i} of {total} images prepared" for i in range(1, total + 1)]
+
+
 def test_progress_counts_every_file(folder, tmp_path, capfd):
     (folder / "bad.png").write_bytes(b"")
     calls = []
