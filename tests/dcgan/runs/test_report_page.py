@@ -1,5 +1,6 @@
 """The report in a real browser: what it draws, and that its controls do what they say."""
 
+import dataclasses
 import html
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from dcgan.config import TrainConfig
 from dcgan.images import grid, with_title, write_png
 from dcgan.runs.gallery import write_gallery
 from dcgan.runs.report import write_comparison, write_report
@@ -165,6 +167,25 @@ def test_axe_finds_no_serious_fault(make_run, tmp_path, kind, scheme):
     )
     assert is_dark == (scheme == "dark")
     assert [fault for fault in faults if fault[0] in ("serious", "critical")] == []
+
+
+def test_every_setting_is_words_and_its_flag_in_both_languages(make_run, tmp_path):
+    run = make_run("00000-faces")
+    (run / "config.json").write_text(json.dumps({**TrainConfig(lr=0.001).to_json(), "of_another_version": 3}))
+    script = """
+      const cells = () => [...document.querySelectorAll('td:first-child')].filter((td) => td.querySelector('code'));
+      const texts = () => cells().map((td) => [td.querySelector('code').textContent, td.firstChild.textContent.trim()]);
+      const english = texts();
+      document.querySelector('.language').click();
+      return { english, chinese: texts() };
+    """
+    found = opened(write_report(run), script, tmp_path)
+    english, chinese = (dict(found[language]) for language in ("english", "chinese"))
+    flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(TrainConfig)}
+    assert set(english) == set(chinese) == {*flags, "--of-another-version"}
+    assert next(iter(english.items())) == ("--lr", "learning rate") and chinese["--lr"] == "学习率"
+    assert [flag for flag in flags if not english[flag] or "_" in english[flag] or not chinese[flag]] == []
+    assert english["--of-another-version"] == ""
 
 
 def test_the_gallery_lists_runs_with_image_and_figures_in_both_languages(make_run, tmp_path):
