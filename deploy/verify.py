@@ -26,7 +26,7 @@ from deploy.seeds import latents
 
 # Largest allowed |difference| of images in [-1, 1], where one of 256 levels is 7.8e-3: more than where the export was
 # made, because another processor adds in another order. fp16 keeps 11 bits of every intermediate value, bf16 8.
-TOLERANCES = {"fp32": 2e-4, "fp16-weights": 2e-2, "fp16": 5e-2, "bf16": 1e-1}
+REFERENCE_TOLERANCES = {"fp32": 2e-4, "fp16-weights": 2e-2, "fp16": 5e-2, "bf16": 1e-1}
 LARGEST_TOLERANCE = 0.1
 LARGEST_REFERENCE = 1 << 28  # bytes unpacked; a hostile .npz of some kilobytes could unpack to all the memory there is
 _NPZ_ERRORS = (  # what zipfile and numpy raise for hostile archives
@@ -125,7 +125,9 @@ def _tolerance(manifest: Manifest, model: ModelEntry, precision: str) -> float:
         for row in (rows if isinstance(rows, list) else [])
         if isinstance(row, dict) and row.get("model") == model.files[0] and isinstance(row.get("allowed"), float)
     ]
-    return min(LARGEST_TOLERANCE, max([TOLERANCES[model.precision], TOLERANCES[precision], *allowed]))
+    return min(
+        LARGEST_TOLERANCE, max([REFERENCE_TOLERANCES[model.precision], REFERENCE_TOLERANCES[precision], *allowed])
+    )
 
 
 def _reference(folder: PathLike, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:

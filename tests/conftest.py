@@ -32,6 +32,7 @@ import paddle
 import pytest
 
 from deploy.seeds import bits
+from tests.tiny import TINY
 
 paddle.base.core.set_num_threads(thread_count())
 
@@ -57,8 +58,7 @@ def tiny_config():
     """Settings of a model that takes milliseconds a step, and that trains on its images as they are."""
     from dcgan import TrainConfig
 
-    sizes = {"image_size": 16, "base_channels": 4, "latent_dim": 8, "batch_size": 8}
-    return TrainConfig(**sizes, device="cpu", ema=0.9, diffaugment="")
+    return TrainConfig(**TINY, batch_size=8, ema=0.9, diffaugment="")
 
 
 @pytest.fixture

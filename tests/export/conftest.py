@@ -18,15 +18,14 @@ from export.converter import convert
 from export.exporter import ExportConfig, export
 from export.load_weights import Trained, load_source
 from export.static_graph import parameter_names, read_operators, write_static_graph
-
-SIZES = dict(image_size=16, base_channels=4, latent_dim=8, batch_size=16, device="cpu", ema=0.9)
+from tests.tiny import TINY
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """A folder of runs with one run in it, `00000-noise`, of four iterations."""
     root = tmp_path_factory.mktemp("runs")
-    config = TrainConfig(data="/home/somebody/noise.npy", **SIZES)
+    config = TrainConfig(data="/home/somebody/noise.npy", **TINY, batch_size=16, ema=0.9)
     model = DCGAN(config)
     noise = (bits(np.arange(4 * 16 * 3), 256).reshape(4, 16, 3, 16, 16) / 2.0**31 - 1).astype(np.float32)
     for batch in noise:

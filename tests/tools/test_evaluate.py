@@ -17,6 +17,7 @@ from dcgan.images import to_uint8, write_png
 from dcgan.training.state import network_arrays
 from deploy.files import write_json
 from deploy.manifest import Manifest, ModelEntry, describe_files, write_manifest
+from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 tool = importlib.import_module("tools.evaluate")
@@ -27,8 +28,7 @@ def user(tmp_path_factory):
     """A folder with packed faces and an untrained run on them, as tools/train.py leaves one."""
     root = tmp_path_factory.mktemp("user")
     data = prepare("cartoon:60", root / "faces.npy", image_size=16, workers=1)
-    sizes = dict(image_size=16, base_channels=4, latent_dim=8)
-    config = TrainConfig(data=str(root / "faces.npy"), device="cpu", ema=0.9, **sizes)
+    config = TrainConfig(data=str(root / "faces.npy"), **TINY, ema=0.9)
     model = DCGAN(config)
     run = root / "work" / "train" / "00000-faces"
     extra = {"config": config.to_json(), "data": {"digest": data.digest, "count": 60}}
@@ -241,7 +241,7 @@ def test_a_run_whose_images_changed_is_not_measured_against_them_unawares(evalua
     shutil.copytree(user / "work" / "train" / "00000-faces", run)
     other = prepare("cartoon:50", tmp_path / "other.npy", image_size=16, workers=1)
     state = run / "checkpoints" / "step-00000000"
-    config = TrainConfig(data=str(other.path), image_size=16, base_channels=4, latent_dim=8, device="cpu", ema=0.9)
+    config = TrainConfig(data=str(other.path), **TINY, ema=0.9)
     shutil.rmtree(state)
     DCGAN(config).save(state, extra={"config": config.to_json(), "data": {"digest": "0" * 64, "count": 50}})
     with pytest.raises(Exception, match="does not hold the images that this was trained on"):

@@ -10,6 +10,7 @@ import pytest
 
 from dcgan import DCGAN, TrainConfig
 from dcgan.checkpoints.params import read_params
+from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,7 @@ def export(*arguments, cwd, interpreter=()):
 def folder(tmp_path_factory):
     """A folder with an untrained run in work/train, as tools/train.py leaves one."""
     root = tmp_path_factory.mktemp("user")
-    config = TrainConfig(image_size=16, base_channels=4, latent_dim=8, device="cpu", ema=0.9)
+    config = TrainConfig(**TINY, ema=0.9)
     checkpoints = root / "work" / "train" / "00000-cartoon" / "checkpoints"
     DCGAN(config).save(checkpoints / "step-00000000", extra={"config": config.to_json()})
     return root

@@ -36,7 +36,7 @@ from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request
 LATENT_DIM, CHANNELS, SIZE, BATCH = 16, 16, 32, 8
 # Largest distance of all gradients of a network from their float64 values, as a share of their length. float32 keeps 24
 # bits, float16 11, bfloat16 8; what a layer rounds, the layers behind it multiply.
-TOLERANCES = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.3}
+GRADIENT_TOLERANCES = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.3}
 CONTRAST = 10.0  # an untrained last layer times this makes images that fill [-1, 1]
 
 Gradients = dict[str, np.ndarray]
@@ -107,7 +107,7 @@ def _gradient_line(name: str, dtype: str, found: Gradients, exact: Gradients) ->
         network: float(np.linalg.norm(found[network] - exact[network]) / np.linalg.norm(exact[network]))
         for network in exact
     }
-    largest, allowed = max(distances.values()), TOLERANCES[dtype]
+    largest, allowed = max(distances.values()), GRADIENT_TOLERANCES[dtype]
     text = f"{largest:.1e} from float64, {allowed:g} allowed"
     is_right = largest <= allowed  # not so for NaN
     return Line(f"gradients, {name}", OK if is_right else WRONG, text, distances)

@@ -12,6 +12,7 @@ from dcgan import TrainConfig
 from dcgan.checkpoints.checkpoint import list_checkpoints, read_checkpoint
 from dcgan.distributed.launcher import Launch, read_launch
 from dcgan.errors import ProjectError
+from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = str(ROOT / "tools" / "train.py")
@@ -19,14 +20,11 @@ ENDPOINTS = ("10.0.0.1:71", "10.0.0.1:72", "10.0.0.2:71", "10.0.0.2:72")
 CLUSTER = {"PADDLE_TRAINER_ENDPOINTS": ",".join(ENDPOINTS), "PADDLE_TRAINER_ID": "3"}
 CONFIG = TrainConfig(
     data="cartoon:32",
-    image_size=16,
-    base_channels=4,
-    latent_dim=8,
+    **TINY,
     batch_size=8,
     steps=4,
     sample_every=4,
     evaluate_every=0,
-    device="cpu",
 )
 
 

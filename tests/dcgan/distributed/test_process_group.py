@@ -19,19 +19,17 @@ from dcgan.distributed.process_group import SINGLE_PROCESS, init_process_group
 from dcgan.runs.find_checkpoint import find_checkpoint, run_folders
 from dcgan.selftest import TIMES
 from deploy.seeds import bits
+from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = TrainConfig(
     data="faces.npy",
-    image_size=16,
-    base_channels=4,
-    latent_dim=8,
+    **TINY,
     batch_size=8,
     ema=0.9,
     flip=True,
     instance_noise=0.1,
     noise_steps=7,
-    device="cpu",
     epochs=3,
     log_every=1,
     sample_every=4,

@@ -32,6 +32,7 @@ from dcgan.errors import TrainingError
 from dcgan.runs.find_checkpoint import find_checkpoint
 from dcgan.training.adversarial_model import AdversarialModel
 from deploy.seeds import bits
+from tests.tiny import TINY
 
 STEPS = 10
 
@@ -110,7 +111,7 @@ def against_one_process(process_group: ProcessGroup) -> dict:
 
 def latents(process_group: ProcessGroup) -> list:
     """Sums of the four latents that this process would train with at step 5."""
-    model = runs.DCGAN(TrainConfig(image_size=16, base_channels=4, latent_dim=8, device="cpu"), process_group)
+    model = runs.DCGAN(TrainConfig(**TINY), process_group)
     model.global_step = 5
     return model._sample_latents(4).numpy().sum(axis=1).tolist()
 

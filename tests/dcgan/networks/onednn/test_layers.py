@@ -14,6 +14,7 @@ from dcgan.networks.generator import Generator
 from dcgan.networks.kernels import PADDLE_KERNELS
 from dcgan.networks.modes import eval_kernels, frozen
 from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, has_bfloat16
+from tests.tiny import TINY
 
 try:
     HAS_BFLOAT16 = has_bfloat16()
@@ -243,7 +244,7 @@ def test_a_gradient_through_eval_mode_by_onednn_is_refused_not_wrong(trained_gen
 
 
 def test_a_model_samples_by_onednn_the_images_of_paddles_operators_and_exports_none_of_it(tmp_path):
-    config = TrainConfig(image_size=16, base_channels=4, latent_dim=8, device="cpu")
+    config = TrainConfig(**TINY)
     model = DCGAN(config)
     assert isinstance(model.sampling_kernels, OneDnnKernels)
     fast = model.generate(range(9))
