@@ -49,7 +49,7 @@ SEEDS_OF_THE_WALK = (0, 100, 200, 0)  # each cell adds its own number
 MILLISECONDS = {"first": 900, "training": 130, "trained": 1600, "walk": 70}
 STRIP = 26  # pixels below the film's faces
 INK, BAR, RAIL = (70, 80, 92), (37, 99, 235), (225, 229, 235)
-VIEW = {"width": 1280, "height": 860}
+VIEW = {"width": 1000, "height": 1078}  # as wide and high as the film
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ PAGES = sorted(
     for path in (ROOT / folder).glob("*.md")
 )
 # The tutorial's outline is compared in tests/docs; these Chinese pages are the first screen of a longer English one.
-FIRST_SCREENS = ("quality", "scale", "reliability", "performance", "deploy/README")
+FIRST_SCREENS = ("quality", "scale", "reliability", "performance", "deploy/README", "deploy/web/README")
 PAIRS = {page: page.replace(".zh.md", ".md") for page in PAGES if page.endswith(".zh.md") and "tutorial" not in page}
 TOOLS = {
     "tools/train.py": ("tools.train", "build_parser"),

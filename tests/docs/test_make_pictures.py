@@ -100,5 +100,5 @@ def test_thumbnails_are_of_the_report_and_the_playground(run_folder, model, tmp_
     report, playground = (
         np.asarray(Image.open(tmp_path / f"{name}.jpg")).astype(int) for name in ("report", "playground")
     )
-    assert report.shape == playground.shape == (430, 640, 3)
+    assert report.shape == playground.shape == (539, 500, 3)
     assert report.std() > 10 and playground.std() > 10 and np.abs(report - playground).mean() > 5
