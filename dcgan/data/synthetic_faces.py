@@ -11,19 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Callable
 
-import cv2
 import numpy as np
 
 from deploy.seeds import MAX_SEED, bits, check_seeds, keys
 
-Colour = tuple[int, int, int]
+from .canvas import CIRCLE, Canvas, Colour, blend, box, curve, dark, ellipse, mix
 
-HEIGHT, WIDTH = 218, 178
 EYE_LEVEL = (89.0, 112.0)  # x, y of the point between the eyes of CelebA's aligned faces
 _CROWN = 60  # from the eyes up to the top of the skull
-_OVERSIZE = 2  # painted this many times larger, then shrunk: OpenCV's own smoothing leaves bumps on thick lines
-_SHIFT = 4  # OpenCV's fixed point: 1/16 pixel
-_CIRCLE = np.stack([np.cos(np.deg2rad(np.arange(721))), np.sin(np.deg2rad(np.arange(721)))], axis=1)  # row: degree
 
 # Palettes, RGB. A value that stands in a list more than once is that much more frequent.
 WHITE, INK, GOLD = (255, 255, 255), (34, 26, 32), (244, 200, 84)
@@ -74,7 +69,7 @@ def _attribute(from_uniform: Callable[[float], Any]) -> Any:
 class Face:
     """What one face looks like, each attribute drawn independently of the others. Lengths are pixels of the image."""
 
-    skin: Colour = _attribute(lambda share: _blend(SKINS, share))
+    skin: Colour = _attribute(lambda share: blend(SKINS, share))
     width: float = _between(45, 54)  # half of the face's
     chin: float = _between(60, 70)
     jaw: float = _between(1.9, 2.7)  # exponent of the lower outline: 2 is an ellipse, more is squarer
@@ -147,148 +142,59 @@ def draw_face(index: int, seed: int = 0) -> np.ndarray:
     A pure function of (seed, index), both 0 .. 4294967295 (ValueError otherwise), so any thread may draw any face.
     """
     face = describe(index, seed)
-    canvas = _Canvas(face.pose())
+    canvas = Canvas(face.pose())
     for paint in (_background, _back_hair, _body, _ears, _head, _nose, _beard, _mouth, _eyes, _front_hair, _brows,
                   _glasses):  # fmt: skip
         paint(canvas, face)
-    return cv2.resize(canvas.image(), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    return canvas.image()
 
 
-class _Canvas:
-    """What is to be painted on an enlarged image, and the pose of the shapes of the face (points, float64 [N, 2]).
-
-    Shapes are kept until `image`, so that the points of all of them are moved to their place at once: one by one, numpy
-    takes longer for that than OpenCV for the painting.
-    """
-
-    def __init__(self, pose: np.ndarray) -> None:
-        self._right, self._down, self._origin = pose * (_OVERSIZE << _SHIFT)
-        self._points: list[np.ndarray] = []
-        self._strokes: list[tuple[Colour, int, bool]] = []  # colour, thickness (0: fill), closed
-
-    def fill(self, points: np.ndarray, colour: Colour) -> None:
-        self._points.append(points)
-        self._strokes.append((colour, 0, True))
-
-    def both(self, points: np.ndarray, colour: Colour) -> None:
-        """Fill a shape and its mirror image."""
-        self.fill(points, colour)
-        self.fill(points * (-1, 1), colour)
-
-    def stroke(self, points: np.ndarray, colour: Colour, width: float, closed: bool = False) -> None:
-        self._points.append(points)
-        self._strokes.append((colour, int(width * _OVERSIZE + 0.5), closed))
-
-    def image(self) -> np.ndarray:
-        """All shapes, in the order in which they came: RGB uint8, `_OVERSIZE` times the size of a face."""
-        image = np.empty((HEIGHT * _OVERSIZE, WIDTH * _OVERSIZE, 3), np.uint8)
-        pixels = self._pixels(np.concatenate(self._points))
-        start = 0
-        for points, (colour, thickness, closed) in zip(self._points, self._strokes):
-            shape = [pixels[start : start + len(points)]]
-            start += len(points)
-            if thickness:
-                cv2.polylines(image, shape, closed, colour, thickness, cv2.LINE_8, _SHIFT)
-            else:
-                cv2.fillPoly(image, shape, colour, cv2.LINE_8, _SHIFT)
-        return image
-
-    def _pixels(self, points: np.ndarray) -> np.ndarray:
-        """In 1/16 pixels; the rounding also swallows the last bits, in which machines' cos and pow may differ."""
-        return np.rint(points[:, :1] * self._right + points[:, 1:] * self._down + self._origin).astype(np.int32)
-
-
-def _mix(a: Colour, b: Colour, share: float) -> Colour:
-    """`share` of colour b, the rest of a."""
-    (r, g, b_), (red, green, blue) = a, b
-    return int(r + (red - r) * share + 0.5), int(g + (green - g) * share + 0.5), int(b_ + (blue - b_) * share + 0.5)
-
-
-def _blend(colours: Sequence[Colour], share: float) -> Colour:
-    """The colour at `share` (below 1) of the way through the list, between two neighbours."""
-    position = share * (len(colours) - 1)
-    return _mix(colours[int(position)], colours[int(position) + 1], position % 1.0)
-
-
-def _dark(colour: Colour, share: float) -> Colour:
-    """The colour in shadow, which is warmer than black would make it."""
-    return _mix(colour, (60, 20, 40), share)
-
-
-def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
-
-
-def _ellipse(x: float, y: float, rx: float, ry: float, start: int = 0, end: int = 360) -> np.ndarray:
-    """Points [N, 2] every 9 degrees from `start` to `end`, clockwise from the right."""
-    return _CIRCLE[start : end + 1 : 9] * (rx, ry) + (x, y)
-
-
-@functools.lru_cache(maxsize=64)  # some are the same in every face
-def _curve(*points: tuple[float, float]) -> np.ndarray:
-    """A smooth line through the points (Catmull-Rom, 6 pieces between two), float64 [6 N - 5, 2]."""
-    line = _spline(len(points)) @ np.array(points, np.float64)
-    line.flags.writeable = False
-    return line
-
-
-@functools.cache
-def _spline(count: int) -> np.ndarray:
-    """How much each point of the line has of each of `count` points, float64 [6 N - 5, N]."""
-    p = np.eye(count)
-    p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])[:, None]
-    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
-    t = np.arange(6)[:, None] / 6
-    line = b + t * (0.5 * (c - a) + t * ((a - 2.5 * b + 2 * c - 0.5 * d) + t * (1.5 * (b - c) + 0.5 * (d - a))))
-    return np.concatenate([line.reshape(-1, count), p[-2]])
-
-
-def _background(canvas: _Canvas, face: Face) -> None:
+def _background(canvas: Canvas, face: Face) -> None:
     first, second = face.background, face.background_2
-    canvas.fill(_box(-150, -150, 150, 150), first)
+    canvas.fill(box(-150, -150, 150, 150), first)
     if face.pattern == "gradient":
         for y in range(-130, 130, 10):
-            canvas.fill(_box(-150, y, 150, y + 10), _mix(first, second, (y + 130) / 260))
+            canvas.fill(box(-150, y, 150, y + 10), mix(first, second, (y + 130) / 260))
     elif face.pattern == "sun":
-        canvas.fill(_ellipse(0, -8, 82, 82), second)
+        canvas.fill(ellipse(0, -8, 82, 82), second)
     elif face.pattern == "stripes":
         for x in range(-150, 150, 50):
-            canvas.fill(_box(x, -150, x + 25, 150), second)
+            canvas.fill(box(x, -150, x + 25, 150), second)
     elif face.pattern == "split":
-        canvas.fill(_box(-150, -150, 0, 150), second)
+        canvas.fill(box(-150, -150, 0, 150), second)
 
 
-def _back_hair(canvas: _Canvas, face: Face) -> None:
+def _back_hair(canvas: Canvas, face: Face) -> None:
     """What hangs or stands behind the head."""
-    colour, w, style = _dark(face.hair, 0.18), face.width, face.hair_style
+    colour, w, style = dark(face.hair, 0.18), face.width, face.hair_style
     if style in LOOSE:
         low, out = (face.chin, w + 16) if style == "bob" else (130, w + 19)
-        half = _curve((0, -64), (w * 0.72, -52), (w + 12, -14), (out, low * 0.6), (out - 3, low), (0, low))
+        half = curve((0, -64), (w * 0.72, -52), (w + 12, -14), (out, low * 0.6), (out - 3, low), (0, low))
         canvas.both(half, colour)
         for y in range(-10, 110, 20) if style == "wavy" else ():
-            canvas.both(_ellipse(w + 12, y, 13, 14), colour)
+            canvas.both(ellipse(w + 12, y, 13, 14), colour)
     elif style == "afro":
-        for x, y in _ellipse(0, -18, w + 8, 56, 144, 396)[::2]:
-            canvas.fill(_ellipse(x, y, 22, 22), colour)
+        for x, y in ellipse(0, -18, w + 8, 56, 144, 396)[::2]:
+            canvas.fill(ellipse(x, y, 22, 22), colour)
     elif style == "bun":
-        canvas.fill(_ellipse(0, -_CROWN - 14, 20, 18), colour)
+        canvas.fill(ellipse(0, -_CROWN - 14, 20, 18), colour)
     elif style == "pigtails":
-        canvas.both(_curve((w - 6, -20), (w + 20, -14), (w + 28, 24), (w + 14, 62), (w + 6, 20)), colour)
+        canvas.both(curve((w - 6, -20), (w + 20, -14), (w + 28, 24), (w + 14, 62), (w + 6, 20)), colour)
     elif style == "ponytail":
-        tail = _curve((w - 20, -60), (w + 16, -48), (w + 30, 6), (w + 18, 76), (w + 10, 20), (w - 8, -20))
+        tail = curve((w - 20, -60), (w + 16, -48), (w + 30, 6), (w + 18, 76), (w + 10, 20), (w - 8, -20))
         canvas.fill(tail * (face.hair_side, 1), colour)
 
 
-def _body(canvas: _Canvas, face: Face) -> None:
-    neck, top, shadow, seam = face.width * 0.46, face.chin + 10, _dark(face.skin, 0.28), _dark(face.clothes, 0.3)
-    shoulder = _curve((0, top + 8), (neck + 2, top + 4), (neck + 24, top + 14), (86, top + 24), (110, 150), (0, 150))
+def _body(canvas: Canvas, face: Face) -> None:
+    neck, top, shadow, seam = face.width * 0.46, face.chin + 10, dark(face.skin, 0.28), dark(face.clothes, 0.3)
+    shoulder = curve((0, top + 8), (neck + 2, top + 4), (neck + 24, top + 14), (86, top + 24), (110, 150), (0, 150))
     canvas.both(shoulder, face.clothes)
-    canvas.fill(_box(-neck, 20, neck, top + 5), shadow)
+    canvas.fill(box(-neck, 20, neck, top + 5), shadow)
     if face.collar == "turtle":
-        canvas.fill(_box(-neck - 3, top - 6, neck + 3, top + 14), face.clothes)
-        canvas.stroke(_ellipse(0, top - 8, neck, 8, 0, 180), seam, 2.5)
+        canvas.fill(box(-neck - 3, top - 6, neck + 3, top + 14), face.clothes)
+        canvas.stroke(ellipse(0, top - 8, neck, 8, 0, 180), seam, 2.5)
         return
-    throat = _ellipse(0, top + 4, neck, 12, 0, 180)
+    throat = ellipse(0, top + 4, neck, 12, 0, 180)
     if face.collar == "vee":
         throat = np.array([(neck, top + 4), (0, top + 34), (-neck, top + 4)])
     canvas.fill(throat, shadow)
@@ -297,93 +203,93 @@ def _body(canvas: _Canvas, face: Face) -> None:
         canvas.both(np.array([(2, top + 20), (neck - 2, top - 2), (neck + 9, top + 8), (neck - 2, top + 28)]), WHITE)
 
 
-def _ears(canvas: _Canvas, face: Face) -> None:
+def _ears(canvas: Canvas, face: Face) -> None:
     for side in () if face.hair_style in LOOSE else (-1, 1):
         x = side * (face.width + 2) - 0.5 * face.yaw
-        canvas.fill(_ellipse(x, 4, 9, 14), _dark(face.skin, 0.12))
-        canvas.fill(_ellipse(x, 4, 5, 9), _dark(face.skin, 0.3))
+        canvas.fill(ellipse(x, 4, 9, 14), dark(face.skin, 0.12))
+        canvas.fill(ellipse(x, 4, 5, 9), dark(face.skin, 0.3))
         if face.earrings:
-            canvas.fill(_ellipse(x + 2 * side, 22, 5.5, 5.5), GOLD)
+            canvas.fill(ellipse(x + 2 * side, 22, 5.5, 5.5), GOLD)
 
 
 def _outline(face: Face) -> np.ndarray:
     """The head's edge, clockwise from the right: below the eyes a superellipse, then above them half an ellipse."""
-    cos, sin = _CIRCLE[0:360:6].T
+    cos, sin = CIRCLE[0:360:6].T
     power = np.where(sin > 0, 2 / face.jaw, 1)
     x = face.width * np.sign(cos) * np.abs(cos) ** power
     return np.stack([x, np.where(sin > 0, face.chin * np.abs(sin) ** power, _CROWN * sin)], axis=1)
 
 
-def _head(canvas: _Canvas, face: Face) -> None:
+def _head(canvas: Canvas, face: Face) -> None:
     """Shadow first, then ever smaller and lighter copies that touch the outline on the side of the light."""
     outline, reach = _outline(face), np.array([face.width * face.light, -0.4 * face.chin])
     for inset, share in ((0, 0.2), (0.045, 0.13), (0.09, 0.065), (0.135, 0)):
-        canvas.fill(outline * (1 - inset) + reach * inset, _dark(face.skin, share))
+        canvas.fill(outline * (1 - inset) + reach * inset, dark(face.skin, share))
     for side in (-1, 1) if face.blush else ():
-        canvas.fill(_ellipse(side * face.width * 0.62 + face.yaw, 24, 10, 7), _mix(face.skin, BLUSH, face.blush))
+        canvas.fill(ellipse(side * face.width * 0.62 + face.yaw, 24, 10, 7), mix(face.skin, BLUSH, face.blush))
 
 
-def _nose(canvas: _Canvas, face: Face) -> None:
-    x, size, colour = 1.5 * face.yaw, face.nose_size, _dark(face.skin, 0.34)
+def _nose(canvas: Canvas, face: Face) -> None:
+    x, size, colour = 1.5 * face.yaw, face.nose_size, dark(face.skin, 0.34)
     if face.nose == "button":
-        canvas.fill(_ellipse(x, 17, 7.5 * size, 6 * size), colour)
-        canvas.fill(_ellipse(x, 15, 6.5 * size, 4.8 * size), _dark(face.skin, 0.1))
+        canvas.fill(ellipse(x, 17, 7.5 * size, 6 * size), colour)
+        canvas.fill(ellipse(x, 15, 6.5 * size, 4.8 * size), dark(face.skin, 0.1))
     elif face.nose == "line":
         side = -1 if face.light > 0 else 1
-        canvas.stroke(_curve((1, -2), (4, 8), (7, 17), (0, 20), (-3, 19)) * (side * size, 1) + (x, 0), colour, 3.5)
+        canvas.stroke(curve((1, -2), (4, 8), (7, 17), (0, 20), (-3, 19)) * (side * size, 1) + (x, 0), colour, 3.5)
     else:
-        canvas.stroke(_curve((-9, 15), (-7, 19.5), (0, 21.5), (7, 19.5), (9, 15)) * (size, 1) + (x, 0), colour, 3.5)
+        canvas.stroke(curve((-9, 15), (-7, 19.5), (0, 21.5), (7, 19.5), (9, 15)) * (size, 1) + (x, 0), colour, 3.5)
 
 
-def _beard(canvas: _Canvas, face: Face) -> None:
-    colour = _mix(face.skin, INK, 0.22) if face.beard == "stubble" else _dark(face.hair, 0.2)
+def _beard(canvas: Canvas, face: Face) -> None:
+    colour = mix(face.skin, INK, 0.22) if face.beard == "stubble" else dark(face.hair, 0.2)
     if face.beard == "goatee":
-        canvas.fill(_ellipse(face.yaw, face.chin - 8, 15, 12), colour)
+        canvas.fill(ellipse(face.yaw, face.chin - 8, 15, 12), colour)
     elif face.beard in ("full", "stubble"):
         outline = _outline(face)
-        inner = _curve((-0.92, 2), (-0.74, 22), (-0.3, 25), (0.3, 25), (0.74, 22), (0.92, 2)) * (face.width, 1)
+        inner = curve((-0.92, 2), (-0.74, 22), (-0.3, 25), (0.3, 25), (0.74, 22), (0.92, 2)) * (face.width, 1)
         canvas.fill(np.concatenate([outline[outline[:, 1] > 0] * (1.01, 1.05), inner]), colour)
     for side in (-1, 1) if face.beard in ("full", "goatee", "moustache") else ():
-        half = _curve((0, 23), (9, 23), (face.mouth_width + 4, 33), (8, 32), (0, 30))
+        half = curve((0, 23), (9, 23), (face.mouth_width + 4, 33), (8, 32), (0, 30))
         canvas.fill(half * (side, 1) + (1.3 * face.yaw, 0), colour)
 
 
-def _mouth(canvas: _Canvas, face: Face) -> None:
-    middle, w, line = (1.1 * face.yaw, face.chin * 0.59), face.mouth_width, _dark(face.lips, 0.65)
+def _mouth(canvas: Canvas, face: Face) -> None:
+    middle, w, line = (1.1 * face.yaw, face.chin * 0.59), face.mouth_width, dark(face.lips, 0.65)
     if face.mouth in ("grin", "open"):
         depth = 14 if face.mouth == "grin" else 18
-        shape = np.concatenate([_curve((-w, -3), (0, 0), (w, -3)), _ellipse(0, -3, w, depth, 0, 180)]) + middle
+        shape = np.concatenate([curve((-w, -3), (0, 0), (w, -3)), ellipse(0, -3, w, depth, 0, 180)]) + middle
         canvas.fill(shape, WHITE if face.mouth == "grin" else THROAT)
         if face.mouth == "open":
-            canvas.fill(_ellipse(0, 10, w * 0.5, 5) + middle, TONGUE)
+            canvas.fill(ellipse(0, 10, w * 0.5, 5) + middle, TONGUE)
             canvas.fill(np.array([(3 - w, -2), (w - 3, -2), (w - 5, 4), (5 - w, 4)]) + middle, WHITE)
         canvas.stroke(shape, line, 3.5, closed=True)
     elif face.mouth == "lips":
-        lips = _curve((-w, 0), (-w * 0.3, -6), (0, -4), (w * 0.3, -6), (w, 0), (0, 10), (-w, 0))
+        lips = curve((-w, 0), (-w * 0.3, -6), (0, -4), (w * 0.3, -6), (w, 0), (0, 10), (-w, 0))
         canvas.fill(lips + middle, face.lips)
-        canvas.stroke(_curve((-w, 0), (0, 1.5), (w, 0)) + middle, line, 2.5)
+        canvas.stroke(curve((-w, 0), (0, 1.5), (w, 0)) + middle, line, 2.5)
     elif face.mouth == "oh":
-        canvas.fill(_ellipse(0, 2, 10, 11) + middle, face.lips)
-        canvas.fill(_ellipse(0, 2, 6.5, 7.5) + middle, THROAT)
+        canvas.fill(ellipse(0, 2, 10, 11) + middle, face.lips)
+        canvas.fill(ellipse(0, 2, 6.5, 7.5) + middle, THROAT)
     else:
         bend = {"smile": 10, "neutral": 0.5, "sad": -7}[face.mouth]
-        canvas.fill(_ellipse(0, 5 + bend * 0.5, w * 0.5, 4.5) + middle, _mix(face.skin, face.lips, 0.6))
-        canvas.stroke(_curve((-w, -bend / 2), (0, bend / 2), (w, -bend / 2)) + middle, line, 4.5)
+        canvas.fill(ellipse(0, 5 + bend * 0.5, w * 0.5, 4.5) + middle, mix(face.skin, face.lips, 0.6))
+        canvas.stroke(curve((-w, -bend / 2), (0, bend / 2), (w, -bend / 2)) + middle, line, 4.5)
 
 
-def _eyes(canvas: _Canvas, face: Face) -> None:
+def _eyes(canvas: Canvas, face: Face) -> None:
     size, look = np.array([face.eye_width, face.eye_height]), np.array([4 * face.gaze_x, 3 * face.gaze_y])
     ceiling = (-99, (face.eyelid - 1) * face.eye_height)  # nothing of the eye shows above its lid
-    white, lid = (np.maximum(_ellipse(0, 0, *size, *arc), ceiling) for arc in ((0, 360), (198, 342)))
+    white, lid = (np.maximum(ellipse(0, 0, *size, *arc), ceiling) for arc in ((0, 360), (198, 342)))
     discs = []
-    for radius, colour in ((8.4, _dark(face.iris, 0.45)), (7, face.iris), (4.3, INK)):
-        disc = (_ellipse(0, 0, radius, radius) + look) / size
+    for radius, colour in ((8.4, dark(face.iris, 0.45)), (7, face.iris), (4.3, INK)):
+        disc = (ellipse(0, 0, radius, radius) + look) / size
         disc *= size / np.maximum(1, np.hypot(*disc.T))[:, None]  # never out of the white
         discs.append((np.maximum(disc, ceiling), colour))
-    shine, rim = _ellipse(2.6, -2.6, 2.3, 2.3) + look, _dark(face.skin, 0.22)
+    shine, rim = ellipse(2.6, -2.6, 2.3, 2.3) + look, dark(face.skin, 0.22)
     for side in (-1, 1):
         middle = (side * face.eye_distance + face.yaw, 0)
-        canvas.fill(_ellipse(*middle, *(size + 1.5)), rim)
+        canvas.fill(ellipse(*middle, *(size + 1.5)), rim)
         canvas.fill(white + middle, WHITE)
         for disc, colour in discs:
             canvas.fill(disc + middle, colour)
@@ -391,43 +297,43 @@ def _eyes(canvas: _Canvas, face: Face) -> None:
         canvas.stroke(lid + middle, INK, 3.6)
 
 
-def _front_hair(canvas: _Canvas, face: Face) -> None:
+def _front_hair(canvas: Canvas, face: Face) -> None:
     """The cap of hair between the top of the head and the hairline, and the locks beside the face."""
     style, w, side = face.hair_style, face.width, face.hair_side
     if style == "bald":
         return
-    colour = _mix(face.hair, face.skin, 0.35) if style == "buzz" else face.hair
+    colour = mix(face.hair, face.skin, 0.35) if style == "buzz" else face.hair
     rise = 2 if style == "buzz" else face.hair_volume
-    cap = _ellipse(0, -2, w + 5, _CROWN + rise - 2, 180, 360)
+    cap = ellipse(0, -2, w + 5, _CROWN + rise - 2, 180, 360)
     if style == "spiky":
         cap[2:-2:2] *= 1.2
     elif style == "quiff":
         cap[(cap[:, 0] * side > 10) & (cap[:, 1] < -40), 1] -= 10
-    canvas.fill(np.concatenate([cap, (_curve(*HAIRLINES[face.hairline]) * (w * side, 1))[::side]]), colour)
+    canvas.fill(np.concatenate([cap, (curve(*HAIRLINES[face.hairline]) * (w * side, 1))[::side]]), colour)
     if style in ("curly", "afro"):
-        for x, y in _ellipse(0, -4, w, _CROWN - 6, 189, 351)[::2]:
-            canvas.fill(_ellipse(x, y, 13, 12), colour)
+        for x, y in ellipse(0, -4, w, _CROWN - 6, 189, 351)[::2]:
+            canvas.fill(ellipse(x, y, 13, 12), colour)
     elif style in LOOSE:
         low = face.chin - 6 if style == "bob" else 130
-        lock = _curve((w - 4, -26), (w + 9, -16), (w + 16, low * 0.6), (w + 9, low), (w, 30), (w - 4, -26))
+        lock = curve((w - 4, -26), (w + 9, -16), (w + 16, low * 0.6), (w + 9, low), (w, 30), (w - 4, -26))
         canvas.both(lock, colour)
     if style not in ("buzz", "curly", "afro", "spiky"):
-        shine = _ellipse(0, -2, w - 7, _CROWN + rise - 9, 288, 315) * (1 if face.light > 0 else -1, 1)
-        canvas.stroke(shine, _mix(colour, WHITE, 0.25), 4)
+        shine = ellipse(0, -2, w - 7, _CROWN + rise - 9, 288, 315) * (1 if face.light > 0 else -1, 1)
+        canvas.stroke(shine, mix(colour, WHITE, 0.25), 4)
 
 
-def _brows(canvas: _Canvas, face: Face) -> None:
-    y, tilt, colour = -face.brow_height, face.brow_tilt, _mix(_dark(face.hair, 0.35), INK, 0.3)
+def _brows(canvas: Canvas, face: Face) -> None:
+    y, tilt, colour = -face.brow_height, face.brow_tilt, mix(dark(face.hair, 0.35), INK, 0.3)
     for side in (-1, 1):
-        line = _curve((-11, y + tilt), (0, y - 2.5), (12, y + 2 - tilt * 0.3)) * (side, 1)
+        line = curve((-11, y + tilt), (0, y - 2.5), (12, y + 2 - tilt * 0.3)) * (side, 1)
         canvas.stroke(line + (side * face.eye_distance + face.yaw, 0), colour, face.brow_weight)
 
 
-def _glasses(canvas: _Canvas, face: Face) -> None:
+def _glasses(canvas: Canvas, face: Face) -> None:
     r = face.eye_distance - 3.5
     for side in () if face.glasses == "none" else (-1, 1):
         x = side * face.eye_distance + face.yaw
-        lens = _ellipse(x, 1, r, 17)
+        lens = ellipse(x, 1, r, 17)
         if face.glasses != "round":
             lens = np.array([(-r, -13), (r, -13), (r - 2, 15), (2 - r, 15)]) + (x, 1)
         if face.glasses == "sun":

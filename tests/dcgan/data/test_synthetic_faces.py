@@ -156,7 +156,7 @@ def test_mouth_is_below_the_eyes_and_hair_above():
 def test_ponytail_hangs_on_the_described_side(side):
     index = first(lambda face: face.hair_style == "ponytail" and face.hair_side == side and face.background[0] > 200
                   and face.hair[0] < 80)  # fmt: skip
-    tail = near(draw_face(index)[90:140], cartoon._dark(describe(index).hair, 0.18))
+    tail = near(draw_face(index)[90:140], cartoon.dark(describe(index).hair, 0.18))
     columns = tail.nonzero()[1]
     assert len(columns) > 100
     assert np.sign(np.median(columns) - 89) == side
