@@ -189,7 +189,8 @@ def test_every_setting_is_words_and_its_flag_in_both_languages(make_run, tmp_pat
 
 
 def test_the_gallery_lists_runs_with_image_and_figures_in_both_languages(make_run, tmp_path):
-    make_run("00000-a"), (tmp_path / "00001-b<i>").mkdir()
+    config = json.dumps(TrainConfig(data="cartoon", base_channels=32).to_json())
+    (make_run("00000-a") / "config.json").write_text(config), (tmp_path / "00001-b<i>").mkdir()
     script = """
       const cards = () => [...document.querySelectorAll('a')].map((a) =>
         [a.getAttribute('href'), a.querySelector('h2').textContent, a.querySelectorAll('img').length, a.textContent]);
@@ -201,6 +202,7 @@ def test_the_gallery_lists_runs_with_image_and_figures_in_both_languages(make_ru
         ["00001-b<i>/report.html", "00001-b<i>", 0],
         ["00000-a/report.html", "00000-a", 1],
     ]
+    assert found["english"][1][3].endswith("--data cartoon · --base-channels 32")  # as one would type it
     assert "step200" in found["english"][1][3] and "步数200" in found["chinese"][1][3]
 
 
