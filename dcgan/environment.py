@@ -15,11 +15,12 @@ from pathlib import Path
 _CHECKOUT = (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file()
 _OMP = "OMP_NUM_THREADS"
 MAX_THREADS = 1024  # libraries in C keep the number in 32 bits, or start that many
+MOST_THREADS_PER_CORE = 4  # threads that wait for a core only cost time: a larger request is a slip
 _requested = None if "paddle" in sys.modules else os.environ.get(_OMP)
 
 
 def import_paddle() -> None:
-    """Import Paddle silently; its real errors still show. Leaves OMP_NUM_THREADS as it was."""
+    """Import Paddle silently; its real errors still show. Leaves OMP_NUM_THREADS as it was, if that is possible."""
     os.environ.setdefault("GLOG_minloglevel", "2")  # errors only
     # Said at each forward of each BatchNorm layer in training mode (nn/layer/norm.py:818).
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
@@ -31,8 +32,8 @@ def import_paddle() -> None:
         paddle.disable_signal_handler()  # it prints a C++ stack for SIGTERM; signals are Python's business
     finally:
         os.environ.pop(_OMP, None)
-        if before is not None:
-            os.environ[_OMP] = before
+        if before is not None:  # libraries that are loaded later crash (SIGSEGV) on a number of eleven digits
+            os.environ[_OMP] = before if 0 < _whole(before) <= MAX_THREADS else str(thread_count())
 
 
 def thread_count() -> int:
@@ -44,7 +45,7 @@ def thread_count() -> int:
     neighbours = _whole(os.environ.get("PADDLE_LOCAL_SIZE"))
     requested = _whole(_requested)
     if requested > (1 if neighbours else 0):
-        return min(requested, MAX_THREADS)
+        return min(requested, MOST_THREADS_PER_CORE * core_count(), MAX_THREADS)
     return max(1, core_count() // max(neighbours, 1))
 
 

@@ -29,6 +29,13 @@ def raise_outside_imports() -> None:
         signal.signal(signal.SIGINT, _raise)
 
 
+def ignore_hangups() -> None:
+    """From here on SIGHUP is passed over until somebody handles it: who asks a server that is just starting to load its
+    model again gets what is being loaded."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def _exit(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)  # not sys.exit: an exception in an import may be swallowed by C code or become another one
 

@@ -18,6 +18,7 @@ from deploy import interrupts
 
 if __name__ == "__main__":
     interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
+    interrupts.ignore_hangups()
 
 import argparse
 import contextlib
@@ -164,6 +165,7 @@ def _print(line: str, stream) -> None:
 def cli() -> int:
     """The installed command."""
     interrupts.exit_at_once()
+    interrupts.ignore_hangups()
     return main()
 
 

@@ -258,11 +258,18 @@ def test_all_cores_compute_unless_the_user_says_otherwise(monkeypatch):
     assert quiet.thread_count() == 3
     monkeypatch.setattr(quiet, "_requested", "5")
     assert quiet.thread_count() == 5
-    monkeypatch.setattr(quiet, "_requested", "many")
-    assert quiet.thread_count() == 3
+    for nonsense in ("many", "0", "-1", "9" * 30):
+        monkeypatch.setattr(quiet, "_requested", nonsense)
+        assert quiet.thread_count() == 3
+    monkeypatch.setattr(quiet, "_requested", "99999999999")
+    assert quiet.thread_count() == 12
+    monkeypatch.setattr(quiet.os, "sched_getaffinity", lambda _: set(range(768)), raising=False)
+    assert quiet.thread_count() == 1024
 
 
-@pytest.mark.parametrize(("requested", "neighbours", "threads"), [("1", "2", 4), ("1", "16", 1), ("3", "2", 3)])
+@pytest.mark.parametrize(
+    ("requested", "neighbours", "threads"), [("1", "2", 4), ("1", "16", 1), ("3", "2", 3), ("1", "0", 1)]
+)
 def test_processes_of_one_launcher_share_the_cores_whatever_it_hands_down(monkeypatch, requested, neighbours, threads):
     monkeypatch.setattr(quiet.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(quiet, "_requested", requested)

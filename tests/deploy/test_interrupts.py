@@ -25,19 +25,19 @@ import os, signal, sys
 class Interrupter:
     def find_spec(self, name, path=None, target=None):
         if name == os.environ["INTERRUPT_AT"]:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.Signals[os.environ["INTERRUPT_BY"]])
 
 sys.meta_path.insert(0, Interrupter())
 """
 
 
-def interrupted(folder, module, *command):
-    """The result of `python command` that is sent SIGINT when it imports `module`."""
+def interrupted(folder, module, *command, by="SIGINT"):
+    """The result of `python command` that is sent a signal when it imports `module`."""
     (folder / "sitecustomize.py").write_text(INTERRUPTER)
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(folder), "INTERRUPT_AT": module},
+        env={**os.environ, "PYTHONPATH": str(folder), "INTERRUPT_AT": module, "INTERRUPT_BY": by},
         capture_output=True,
         text=True,
         timeout=120,
@@ -66,6 +66,12 @@ def test_an_interrupted_import_is_no_traceback(tmp_path, module, command):
     """Of C code that was being imported it was "ImportError: initialization failed", and exit code 1."""
     done = interrupted(tmp_path, module, *command.split())
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_hangup_while_the_server_starts_does_not_end_it(tmp_path):
+    """SIGHUP means: load the model again."""
+    done = interrupted(tmp_path, "argparse", "deploy/serve.py", "--model", tmp_path / "none", by="SIGHUP")
+    assert done.returncode == 1 and "does not exist" in done.stderr
 
 
 @pytest.fixture

@@ -59,6 +59,16 @@ def test_no_text_of_another_person_does_anything_to_the_terminal():
     assert console.one_line(ValueError(odd)).isprintable()
 
 
+def test_no_variable_of_the_environment_breaks_a_run(tmp_path):
+    """Each was a traceback, MPLBACKEND at the first grid; together they are one process."""
+    odd = {"PYTHONOPTIMIZE": "2", "MPLBACKEND": "foo", "PADDLE_LOCAL_SIZE": "0", "OMP_NUM_THREADS": "99999999999"}
+    sizes = "--image-size 16 --base-channels 4 --latent-dim 4 --batch-size 4 --steps 2 --sample-every 2"
+    done = shell(f"exec $0 tools/train.py --data cartoon:8 {sizes} --out {tmp_path}", **odd)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    (run,) = tmp_path.iterdir()
+    assert {"loss.png", "report.html", "generator.params"} <= {path.name for path in run.iterdir()}
+
+
 def test_without_docstrings_every_tool_still_helps():
     for tool in ("train", "report", "prepare"):
         done = shell(f"exec $0 tools/{tool}.py --help", PYTHONOPTIMIZE="2")
