@@ -15,7 +15,7 @@ from typing import Any
 import paddle
 
 from .config import TrainConfig
-from .environment import thread_count
+from .environment import keep_freed_memory, thread_count
 from .networks.kernels import PADDLE_KERNELS, PaddleKernels
 from .networks.onednn import OneDnnKernels, OneDnnUnavailableError, has_bfloat16
 from .networks.onednn.speed import bfloat16_speedup
@@ -71,6 +71,7 @@ class ComputePlan:
         paddle.set_device(self.device)
         if self.is_cpu:
             paddle.base.core.set_num_threads(self.threads)  # at import, Paddle's CPU build sets itself to one thread
+            keep_freed_memory()
             return
         paddle.set_flags({"FLAGS_cudnn_deterministic": self.deterministic})
         _allow_tf32(self.tf32)
