@@ -148,8 +148,10 @@ AXE = """
 """
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["report", "comparison", "gallery"])
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [("report", "light"), ("gallery", "dark"), ("comparison", "light"), ("comparison", "dark")],
+)
 def test_axe_finds_no_serious_fault(make_run, tmp_path, kind, scheme):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     runs = [make_run(f"0000{i}-run", grey=(10 * i, 70, 130)) for i in range(6)]  # one of every colour
