@@ -3,6 +3,7 @@ to a terminal. Standard library only."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -14,6 +15,9 @@ def open_standard_streams() -> None:
 
     The next file that a program opens gets the lowest free number: with stderr closed that is 2, and what a library in
     C prints there then lands in a data file. Python has None for such a stream. Call this before any file is opened.
+
+    Messages that cannot be written later, because their reader has gone or their disk is full, are dropped: that is no
+    reason to end hours of work.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -22,9 +26,29 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # takes the lowest free number: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115 - for good
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(_Messages()), sys.stderr.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook puts there
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+
+
+class _Messages(io.RawIOBase):
+    """Descriptor 2, which takes everything."""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return os.isatty(2)
+
+    def write(self, content: bytes) -> int:
+        with contextlib.suppress(OSError):
+            return os.write(2, content)
+        return len(content)
 
 
 MAX_LINE = 2000  # characters of a message

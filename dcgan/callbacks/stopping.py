@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-import sys
 from typing import Any
 
 from paddle.callbacks import Callback
 
 from ..distributed.process_group import SINGLE_PROCESS, ProcessGroup
+
+# Not printed: a signal may come in the middle of another print to standard error, which then raises RuntimeError.
+_FINISHING = b"\nFinishing this iteration, then saving. Press Ctrl-C again to quit without saving.\n"
 
 
 class StopAt(Callback):
@@ -24,13 +28,16 @@ class StopAt(Callback):
 
 
 class SignalStop(Callback):
-    """SIGINT and SIGTERM end training after the running iteration; a second one ends the process at once.
+    """SIGINT, SIGTERM and SIGHUP end training after the running iteration; a second one ends the process at once.
 
+    SIGHUP says that the terminal was closed. It may come twice (from the shell and from the kernel), so a second one
+    changes nothing; under `nohup` it is ignored and stays so.
     The handlers stay until `restore`, which is to be called when everything is saved. Several processes stop after the
     same iteration, the first after any of them has heard a signal.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
     def __init__(self, process_group: ProcessGroup = SINGLE_PROCESS) -> None:
         super().__init__()
@@ -39,7 +46,9 @@ class SignalStop(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self._previous = {number: signal.signal(number, self._stop) for number in self.SIGNALS}
+        is_heard = self.HANGUP and signal.getsignal(self.HANGUP) != signal.SIG_IGN
+        heard = (*self.SIGNALS, self.HANGUP) if is_heard else self.SIGNALS
+        self._previous = {number: signal.signal(number, self._stop) for number in heard}
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
         if self._process_group.size > 1:
@@ -64,4 +73,7 @@ class SignalStop(Callback):
         self.model.stop_training = True
         for each in self.SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        print("\nFinishing this iteration, then saving. Press Ctrl-C again to quit without saving.", file=sys.stderr)
+        if self.HANGUP:
+            signal.signal(self.HANGUP, lambda *_: None)  # not SIG_IGN: one that has arrived already would be an error
+        with contextlib.suppress(OSError):
+            os.write(2, _FINISHING)

@@ -59,6 +59,18 @@ def test_no_text_of_another_person_does_anything_to_the_terminal():
     assert console.one_line(ValueError(odd)).isprintable()
 
 
+def test_a_log_that_nobody_reads_any_more_or_a_full_one_ends_no_run(tmp_path):
+    """`train.py 2>&1 | head`, a killed tee, a full disk: all since the last checkpoint was lost."""
+    sizes = "--image-size 16 --base-channels 4 --latent-dim 4 --batch-size 4 --steps 3 --log-every 1"
+    train = f"$0 tools/train.py --data cartoon:8 {sizes} --out {tmp_path}"
+    done = shell(f"({{ {train}; echo code $? >&3; }} 2>&1 >&3 | true) 3>&1")
+    assert done.stdout.split()[-2:] == [b"code", b"0"], done.stdout
+    (run,) = tmp_path.iterdir()
+    assert (run / "checkpoints" / "step-00000003").is_dir()
+    done = shell(f"$0 tools/prepare.py --data cartoon:4 --image-size 16 --out {tmp_path}/a.npy 2>/dev/full")
+    assert done.returncode == 0 and (tmp_path / "a.npy").exists()
+
+
 def test_no_variable_of_the_environment_breaks_a_run(tmp_path):
     """Each was a traceback, MPLBACKEND at the first grid; together they are one process."""
     odd = {"PYTHONOPTIMIZE": "2", "MPLBACKEND": "foo", "PADDLE_LOCAL_SIZE": "0", "OMP_NUM_THREADS": "99999999999"}
