@@ -68,6 +68,33 @@ def test_every_command_names_a_tool_and_flags_that_exist(page):
         check_flags(words)
 
 
+def test_every_pytest_command_of_the_pages_selects_tests_that_exist():
+    """By the names of files and functions: that the tests pass is another matter."""
+    found = [
+        (page, c) for page in PAGES for c in re.findall(r"`(?:\w+=\d+ )?(pytest [^`]+)`", (ROOT / page).read_text())
+    ]
+    assert len(found) >= 20
+    empty = []
+    for page, command in found:
+        words = shlex.split(command)
+        wanted = words[words.index("-k") + 1].lower().split(" or ") if "-k" in words else [""]
+        paths = [ROOT / word for word in words if word.startswith("tests/")] or [ROOT / "tests"]
+        files = [file for path in paths for file in ([path] if path.suffix else path.rglob("test_*.py"))]
+        names = [
+            f"{file} {name}".lower()
+            for file in files
+            for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
+        ]
+        empty += [] if all(any(word in name for name in names) for word in wanted) else [f"{page}: {command}"]
+    assert empty == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_of_the_source_that_a_page_names_is_there(page):
+    named = re.findall(r"\b((?:dcgan|export|deploy|tools|tests|docs)/[\w/]+\.py)\b", (ROOT / page).read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_commands_of_the_pages_are_found():
     assert len(commands("README.md")) >= 15 and len(commands("docs/quality.md")) >= 10
 
