@@ -144,13 +144,20 @@ def refuse_link(path: PathLike) -> None:
 
 def write_json(path: PathLike, value: object) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (ValueError): they are not JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    content = json_bytes(value)
+    with atomic_write(path) as stream:
+        stream.write(content)
+
+
+def json_bytes(value: object) -> bytes:
+    """`value` as indented JSON in UTF-8 with a newline at its end; names of files that are no UTF-8 are escaped.
+
+    Raises ValueError for NaN and infinity, TypeError for what JSON does not have.
+    """
     try:
-        text.encode()
-    except UnicodeEncodeError:  # it holds the name of a file that is no UTF-8
-        text = json.dumps(value, indent=2, allow_nan=False)
-    with atomic_write(path, "w") as stream:
-        stream.write(text + "\n")
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
 
 
 class Lock:

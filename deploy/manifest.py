@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy.files import PathLike, atomic_write
+from deploy.files import PathLike, atomic_write, json_bytes
 from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file
 
 EXPORT = Path("work/export")  # where tools/export.py writes to
@@ -134,10 +134,10 @@ def write_manifest(folder: PathLike, manifest: Manifest) -> None:
 
     Raises ValueError for values that are not JSON, NaN and infinity among them.
     """
-    text = json.dumps(to_json(manifest), indent=2, ensure_ascii=False, allow_nan=False)
-    _from_json(json.loads(text))
+    content = json_bytes(to_json(manifest))
+    _from_json(json.loads(content))
     with atomic_write(Path(folder) / FILE_NAME) as stream:
-        stream.write(text.encode() + b"\n")
+        stream.write(content)
 
 
 def describe_files(folder: PathLike, names: Iterable[str]) -> dict[str, FileEntry]:

@@ -62,12 +62,20 @@ def is_export(folder: PathLike) -> bool:
 
 
 def _plain(folder: PathLike) -> Path:
-    """The absolute path, without "." and ".." at its end. Raises ExportError for the folder one is in."""
+    """The absolute path, without "." and ".." at its end.
+
+    Raises ExportError for the folder one is in, and for a name that is not UTF-8.
+    """
     folder = Path(os.path.abspath(folder))
     try:
         is_used = Path.cwd() == folder or folder in Path.cwd().parents
     except FileNotFoundError:  # the working directory itself was deleted
         is_used = False
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        message = "has a name that is not UTF-8, and Paddle writes to no such path: give another --out"
+        raise ExportError(f"{folder} {message}") from None
     if is_used or not folder.name:
         raise ExportError(f"{folder} is the working directory, and an export replaces its folder: give another --out")
     return folder

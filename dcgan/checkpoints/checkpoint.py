@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from deploy.files import PathLike, aside_name, sync_folder
+from deploy.files import PathLike, aside_name, json_bytes, sync_folder
 from deploy.untrusted import UnsafeFileError, is_file, read_file
 
 from ..errors import CheckpointError
@@ -237,8 +237,8 @@ def _read_group(path: Path, entry: Mapping[str, Any]) -> Tensors:
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     state = json.loads(json.dumps(state, allow_nan=False))  # as it will be read: names are text, tuples are lists
     state = {**state, "checksum": _state_checksum(state)}
-    with open(path, "w", encoding="utf-8") as stream:
-        json.dump(state, stream, indent=2, ensure_ascii=False, allow_nan=False)
+    with open(path, "wb") as stream:
+        stream.write(json_bytes(state))
         stream.flush()
         os.fsync(stream.fileno())
 

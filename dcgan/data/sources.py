@@ -18,6 +18,7 @@ import struct
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +282,7 @@ _ZIP_ERRORS = (  # what Python's zipfile raises for hostile archives
 def _list_folder(root: Path) -> list[str]:
     """Sorted relative paths of all that is called like an image, and of linked folders, which reading will refuse."""
     names, left_out = [], []
-    for folder, subfolders, files in os.walk(root, onerror=_raise):
+    for folder, subfolders, files in _walk(root):
         if folder != str(root) and _is_output(set(subfolders), set(files)):
             subfolders[:] = []
             left_out.append(Path(folder).relative_to(root).as_posix())
@@ -301,6 +302,14 @@ def _is_output(folders: set[str], files: set[str]) -> bool:
     """Whether a folder is a run or an export of this project, whose images must not become training data."""
     is_run = "config.json" in files and ("metrics.jsonl" in files or "checkpoints" in folders or "samples" in folders)
     return is_run or "manifest.json" in files and bool(files & {"generator.onnx", "generator.pdiparams"})
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk, which calls itself for each level (before Python 3.12). Raises DataError where that is too deep."""
+    try:
+        yield from os.walk(root, onerror=_raise)
+    except RecursionError:
+        raise DataError(f"{root} has folders within folders, more than can be followed: move the images up") from None
 
 
 def _raise(error: OSError) -> None:

@@ -36,6 +36,12 @@ def left_behind(folder):
     )
 
 
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
+    """In Paddle it was a TypeError."""
+    with pytest.raises(ExportError, match="not UTF-8"), replacing(tmp_path / "caf\udce9" / "out"):
+        pass
+
+
 def test_the_folder_appears_when_the_block_ends_and_not_before(tmp_path):
     out = tmp_path / "deep" / "export"
     with replacing(out) as part:

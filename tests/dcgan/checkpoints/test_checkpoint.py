@@ -73,6 +73,13 @@ def forge_group(folder: Path, content: bytes) -> None:
 # ---- round trip -----------------------------------------------------------------------------------------------------
 
 
+def test_a_state_with_names_that_are_no_utf8_is_written_and_read(tmp_path):
+    """A run with such a name in --data or --out ended at its first checkpoint, and nothing was saved."""
+    state = {"extra": {"config": {"data": "caf\udce9", "out": "人脸"}}}
+    found = read_checkpoint(write_checkpoint(tmp_path / "step-00000001", {"generator": {}}, state))
+    assert found.state["extra"] == state["extra"]
+
+
 def test_what_is_written_is_read_to_the_bit(folder):
     found = read_checkpoint(folder)
     assert found.folder == folder

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import struct
+import sys
 import threading
 import tracemalloc
 import zipfile
@@ -104,6 +106,25 @@ def test_linked_folders_are_named_and_not_followed(folder, tmp_path):
 def test_the_folder_itself_may_be_a_link(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     assert levels(open_source(str(tmp_path / "link"))) == [3, 4, 1, 2, 0]
+
+
+def test_folders_that_are_too_deep_are_one_line_or_are_read(folder):
+    """Before Python 3.12, os.walk calls itself for each level: a traceback of a thousand lines."""
+    deep = folder
+    for _ in range(300):
+        deep = deep / "d"
+        deep.mkdir()
+    depth, limit = len(inspect.stack()), sys.getrecursionlimit()
+    sys.setrecursionlimit(depth + 150)
+    try:
+        with open_source(str(folder), Limits()) as source:
+            assert len(source) > 0
+    except DataError as error:
+        assert sys.version_info < (3, 12) and "folders within folders" in str(error)
+    else:
+        assert sys.version_info >= (3, 12)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_a_pipe_is_refused_and_does_not_block(folder):
