@@ -71,7 +71,9 @@ def test_every_command_names_a_tool_and_flags_that_exist(page):
 def test_every_pytest_command_of_the_pages_selects_tests_that_exist():
     """By the names of files and functions: that the tests pass is another matter."""
     found = [
-        (page, c) for page in PAGES for c in re.findall(r"`(?:\w+=\d+ )?(pytest [^`]+)`", (ROOT / page).read_text())
+        (page, c)
+        for page in PAGES
+        for c in re.findall(r"`(?:\w+=\d+ )?(pytest [^`]+)`", (ROOT / page).read_text("utf-8"))
     ]
     assert len(found) >= 20
     empty = []
@@ -83,7 +85,7 @@ def test_every_pytest_command_of_the_pages_selects_tests_that_exist():
         names = [
             f"{file} {name}".lower()
             for file in files
-            for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
+            for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.M)
         ]
         empty += [] if all(any(word in name for name in names) for word in wanted) else [f"{page}: {command}"]
     assert empty == []
