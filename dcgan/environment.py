@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 _CHECKOUT = (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file()
@@ -73,6 +75,21 @@ def _whole(text: str | None) -> int:
 def core_count() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_facts() -> dict[str, str]:
+    """What Linux says of the first core, by name ("model name", "flags"); empty where it says nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def processor_name(facts: Mapping[str, str]) -> str:
+    """The processor's name by its `processor_facts`, or what the system calls it."""
+    return facts.get("model name") or platform.processor() or platform.machine()
 
 
 def command(tool: str) -> str:

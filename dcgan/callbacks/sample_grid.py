@@ -15,7 +15,7 @@ from ..training.hapi import read_scalars
 from .metrics_log import epoch_number
 
 GRID_SEEDS = range(100)
-FIRST_STEPS = (25, 50)  # drawn whatever the interval: whether faces appear is seen within the first minute
+FIRST_STEPS = (25, 50)  # written whatever the interval: whether faces appear is seen within the first minute
 
 
 class SampleGrid(Callback):
@@ -29,12 +29,12 @@ class SampleGrid(Callback):
     """
 
     def __init__(
-        self, every: int, last_step: int, folder: PathLike, images_uint8: np.ndarray, spread: float | None = None
+        self, every: int, last_step: int, folder: PathLike, images_uint8: np.ndarray, sample_std: float | None = None
     ):
         super().__init__()
         self._every, self._last_step, self._folder = every, last_step, Path(folder)
         self._real = with_title(grid(np.asarray(images_uint8[: len(GRID_SEEDS)]), columns=10), "training images")
-        self.sample_std = spread
+        self.sample_std = sample_std
         self._written_step: int | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:

@@ -22,7 +22,7 @@ class Watchdog:
     beyond the records of the run, so a resumed run judges as the uninterrupted one.
     """
 
-    COLLAPSED_STD, WARN_STD = 0.1, 0.3  # spread of the grid over the spread of the training images
+    COLLAPSED_STD, WARN_STD = 0.1, 0.3  # sample_std of the grid over that of the training images
     WARM_UP_STEPS = 200  # an untrained generator gives the same grey image for every seed
     WINNING_RECORDS = 20  # so many records in a row with D all but certain
 
@@ -37,9 +37,8 @@ class Watchdog:
         self._process_group = process_group
 
     def __call__(self, record: Record) -> None:
-        record["state"], record["reason"] = self._process_group.broadcast(
-            self._verdict(record)
-        )  # one judge: all stop, or none
+        # rank 0 decides: all stop, or none
+        record["state"], record["reason"] = self._process_group.broadcast(self._verdict(record))
         before = self._records[-1].get("state", "OK") if self._records else "OK"
         if record["state"] != before:
             reason = f": {record['reason']}" if record["reason"] else ""
@@ -58,8 +57,8 @@ class Watchdog:
         wrong = [k for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)]
         if wrong:
             return "NOT FINITE", f"{', '.join(wrong)} is not a finite number"
-        spread = record.get("sample_std")  # None: not measured yet
-        share = 1.0 if spread is None or not self._real_sample_std else spread / self._real_sample_std
+        sample_std = record.get("sample_std")  # None: not measured yet
+        share = 1.0 if sample_std is None or not self._real_sample_std else sample_std / self._real_sample_std
         if record["step"] >= self.WARM_UP_STEPS and share < self.WARN_STD:
             state = "COLLAPSED" if share < self.COLLAPSED_STD else "WARN"
             return state, f"100 seeds differ only {share:.0%} as much as the training images do"

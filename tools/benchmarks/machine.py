@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dcgan.environment import core_count
+from dcgan.environment import core_count, processor_facts, processor_name
 from tools.benchmarks.measure import Run
 
 SIDE = 2048  # of the square matrices that are multiplied
@@ -24,10 +22,11 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
 
 def describe() -> dict[str, Any]:
     """Plain values: processor, cores this process may use, vector units, load average, versions."""
+    facts = processor_facts()
     return {
-        "processor": _processor("model name") or platform.processor() or platform.machine(),
+        "processor": processor_name(facts),
         "cores": core_count(),
-        "vector_units": sorted(set(_FLAGS) & set(_processor("flags").split())),
+        "vector_units": sorted(set(_FLAGS) & set(facts.get("flags", "").split())),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -63,13 +62,6 @@ def memory_copy(threads: int) -> Run:
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads)))
     pool = ThreadPoolExecutor(threads)
     return lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
-
-
-def _processor(name: str) -> str:
-    """One line of /proc/cpuinfo, "" where there is none."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(rf"^{name}\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
-    return found[1] if found else ""
 
 
 def _versions() -> dict[str, str]:

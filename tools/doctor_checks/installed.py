@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcgan.environment import core_count, thread_count
+from dcgan.environment import core_count, processor_facts, processor_name, thread_count
 from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request
 
 PADDLE_VERSION = "3.2.2"
@@ -81,18 +81,10 @@ def _package(distributions: tuple[str, ...], module: str) -> Line:
 
 def processor(_: Request) -> Iterator[Line]:
     """The processor's name, its vector units, and the threads that will compute."""
-    name, flags = platform.processor() or platform.machine(), []
-    with contextlib.suppress(OSError):
-        facts = dict(
-            line.split(":", 1)
-            for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-            if ":" in line
-        )
-        facts = {key.strip(): value.strip() for key, value in facts.items()}
-        name = facts.get("model name", name)
-        flags = facts.get("flags", facts.get("Features", "")).split()
+    facts = processor_facts()
+    flags = facts.get("flags", facts.get("Features", "")).split()
     units = [unit for unit in VECTOR_UNITS if unit in flags]
-    text = f"{name}: {', '.join(units) or 'vector units unknown'}"
+    text = f"{processor_name(facts)}: {', '.join(units) or 'vector units unknown'}"
     if platform.machine() in ("x86_64", "AMD64") and flags and "avx" not in flags:
         yield Line("processor", WRONG, f"{text}: Paddle's wheels need AVX", {"units": units})
     else:

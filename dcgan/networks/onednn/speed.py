@@ -6,11 +6,9 @@ AMD's Zen 5 and did not on Intel's Sapphire Rapids.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import platform
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from paddle import nn
 
 from deploy.files import write_json
 
-from ...environment import thread_count
+from ...environment import processor_facts, processor_name, thread_count
 from .layers import OneDnnKernels
 from .library import library
 
@@ -35,7 +33,7 @@ def bfloat16_speedup() -> float:
     Reads the answer of an earlier process from the cache file if there is one for this processor and Paddle; else
     measures for about a second and writes it there.
     """
-    key = f"{processor_name()}, ISA {library().dnnl_get_effective_cpu_isa():#x}, Paddle {paddle.__version__}"
+    key = f"{this_processor()}, ISA {library().dnnl_get_effective_cpu_isa():#x}, Paddle {paddle.__version__}"
     known = _read(cache_file())
     if isinstance(known.get(key), float) and 0.01 < known[key] < 100:
         return known[key]
@@ -84,15 +82,11 @@ class _Layer:
         return time.thread_time() - start
 
 
-def processor_name() -> str:
+def this_processor() -> str:
     """The processor's name and stepping, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-        facts = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-        facts = {name.strip(): value.strip() for name, value in facts.items()}
-        if "model name" in facts:
-            return " ".join(facts.get(name, "?") for name in ("model name", "cpu family", "model", "stepping"))
-    return platform.processor() or platform.machine()
+    facts = processor_facts()
+    details = [facts.get(name, "?") for name in ("cpu family", "model", "stepping")] if facts else []
+    return " ".join([processor_name(facts), *details])
 
 
 def cache_file() -> Path:

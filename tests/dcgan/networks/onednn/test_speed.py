@@ -30,12 +30,12 @@ def measured(monkeypatch):
 def test_a_processor_is_measured_once(cache, measured):
     assert [speed.bfloat16_speedup(), speed.bfloat16_speedup()] == [1.5, 1.5] and len(measured) == 1
     (key,) = json.loads(cache.read_text())
-    assert key.startswith(speed.processor_name()) and f"Paddle {paddle.__version__}" in key
+    assert key.startswith(speed.this_processor()) and f"Paddle {paddle.__version__}" in key
 
 
 def test_another_processor_is_measured_anew_and_both_are_kept(cache, measured, monkeypatch):
     speed.bfloat16_speedup()
-    monkeypatch.setattr(speed, "processor_name", lambda: "another")
+    monkeypatch.setattr(speed, "this_processor", lambda: "another")
     speed.bfloat16_speedup()
     assert len(measured) == 2 and len(json.loads(cache.read_text())) == 2
 
