@@ -33,13 +33,13 @@ def _normalised(x: Tensor, norm: nn.BatchNorm2D) -> Tensor:
     n, c, h, w = x.shape
     x = x.reshape([n, c, h * w])
 
-    def spread(channels: Tensor) -> Tensor:
+    def per_channel(channels: Tensor) -> Tensor:
         return channels.reshape([1, c, 1]).expand([n, c, h * w])
 
-    centred = x - spread(x.mean(2).mean(0))
+    centred = x - per_channel(x.mean(2).mean(0))
     variance = (centred * centred).mean(2).mean(0)
     scale = norm.weight * paddle.rsqrt(variance + norm._epsilon)
-    return (centred * spread(scale) + spread(norm.bias)).reshape([n, c, h, w])
+    return (centred * per_channel(scale) + per_channel(norm.bias)).reshape([n, c, h, w])
 
 
 _TWICE_DIFFERENTIABLE = _TwiceDifferentiable()

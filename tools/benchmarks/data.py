@@ -118,7 +118,7 @@ def tutorial_loader(images: Path) -> Run:
     """The tutorial's chapter 3: a Dataset of scikit-image's imread, and Paddle's DataLoader with two processes."""
     from dcgan.environment import import_paddle
 
-    os.environ["PYTHONWARNINGS"] = "ignore:No ccache"  # the loader's processes import Paddle anew
+    os.environ["PYTHONWARNINGS"] = "ignore:No ccache"  # the loader's processes import Paddle again
     import_paddle()
     import skimage.io
     import skimage.transform

@@ -75,8 +75,8 @@ def training_step(
     g, d = generator(latent_dim, base_channels, image_size), discriminator(base_channels, image_size)
     generates = [*g, *g, *g[1:]]  # forward, gradients of weights, gradients of inputs
     learns = [*d, *d, *d[1:]]
-    judges = [*d, *d]  # forward, gradients of inputs
-    passes = _passes([*generates, *judges], batch_size, bytes_per_number)
+    scores = [*d, *d]  # forward, gradients of inputs
+    passes = _passes([*generates, *scores], batch_size, bytes_per_number)
     passes_of_d = _passes(learns, 2 * batch_size, bytes_per_number)
     optimizer = 7 * 4 * sum(layer.weights for layer in (*g, *d))
     return Work(passes.flop + passes_of_d.flop, passes.bytes + passes_of_d.bytes + optimizer)
