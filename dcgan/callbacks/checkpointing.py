@@ -89,13 +89,14 @@ def best(checkpoints: Sequence[Path]) -> Path | None:
 
     Only those count whose distance was measured by the same protocol as that of the newest that has one.
     """
-    extras = [(extra, path) for path in checkpoints if (extra := _extra_of(path)).get("swd")]
+    extras = [(extra, path) for path in checkpoints if type((extra := _extra_of(path)).get("swd")) in (int, float)]
     alike = [(extra["swd"], path) for extra, path in extras if extra.get("protocol") == extras[-1][0].get("protocol")]
     return min(alike)[1] if alike else None
 
 
 def _extra_of(checkpoint: Path) -> dict[str, Any]:
     try:
-        return with_current_names(read_state(checkpoint)["extra"])
-    except (CheckpointError, KeyError):
+        extra = read_state(checkpoint).get("extra")
+    except CheckpointError:
         return {}
+    return with_current_names(extra) if isinstance(extra, dict) else {}

@@ -57,6 +57,7 @@ def _varint(content: memoryview, at: int, longest: int = 10) -> tuple[int, int]:
 
 def _fields(content: memoryview, known: dict[int, str], what: str) -> Iterator[tuple[str, Any]]:
     """Each known field of a message: its name here, and its number or content."""
+    need(isinstance(content, memoryview), "it is damaged")  # a number where a message is expected
     at = 0
     while at < len(content):
         tag, at = _varint(content, at, 5)

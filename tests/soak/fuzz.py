@@ -44,7 +44,7 @@ def state(data: bytes) -> None:
     with contextlib.suppress(CheckpointError):
         found = checkpoint.read_checkpoint(folder)
         with contextlib.suppress(KeyError, TypeError, ValueError):  # as dcgan.resume.saved_config does
-            TrainConfig.from_mapping(found.state["extra"]["config"]).validate()
+            TrainConfig.from_mapping({**found.state["extra"]["config"]}).validate()
 
 
 def safetensors(data: bytes) -> None:

@@ -1,9 +1,11 @@
 import dataclasses
 
+import pytest
+
 from dcgan import train as runs
-from dcgan.callbacks.checkpointing import best
+from dcgan.callbacks.checkpointing import best, last_healthy
 from dcgan.callbacks.metrics_log import read_records
-from dcgan.checkpoints.checkpoint import list_checkpoints
+from dcgan.checkpoints.checkpoint import list_checkpoints, write_checkpoint
 from dcgan.runs.find_checkpoint import find_checkpoint
 
 
@@ -32,3 +34,11 @@ def test_checkpoints_measured_in_another_way_are_not_compared_with_new_ones(conf
     assert records[2]["protocol"].startswith("0/24/16/") and records[3]["protocol"].startswith("1/24/16/")
     assert best(list_checkpoints(run / "checkpoints")).name == "step-00000009"
     assert caplog.text.count("are not compared with new ones") == 1
+
+
+@pytest.mark.parametrize("extra", [None, "text", [1], {"swd": "small"}, {"swd": None}, {"swd": [1.0]}])
+def test_a_checkpoint_of_unknown_origin_that_says_nothing_of_itself_is_no_best_and_not_healthy(tmp_path, extra):
+    folders = [tmp_path / f"step-{i:08d}" for i in (1, 2)]
+    write_checkpoint(folders[0], {}, {"extra": {"swd": 3.0, "state": "OK"}})
+    write_checkpoint(folders[1], {}, {} if extra is None else {"extra": extra})
+    assert best(folders) == last_healthy(folders) == folders[0]
