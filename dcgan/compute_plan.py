@@ -182,7 +182,7 @@ def _cpu_kernels(config: TrainConfig) -> tuple[str, str, tuple[str, ...]]:
     try:
         bfloat16 = has_bfloat16()
     except OneDnnUnavailableError as error:
-        missing = f"No oneDNN kernels, {error}: computing in float32 with Paddle's operators, which takes longer."
+        missing = f"No oneDNN kernels, {error}: computing in float32 with Paddle's operators."
         return "paddle", "O0", (missing,)
     if asked != "O0" and (config.amp_dtype == "float16" or not bfloat16):
         why = "--amp-dtype is float16" if config.amp_dtype == "float16" else "this processor has none"

@@ -25,6 +25,8 @@ from tools.console import add_log_level, run, start_logging
 EXAMPLES = """examples:
   # a training iteration at batch 128: Paddle's operators, oneDNN's, torch; and how far each is from the lower bound
   python tools/benchmark.py train
+  # seconds until generated faces are good, beside the tutorial's recipe and that of pytorch/examples
+  python tools/benchmark.py train --to-quality 40 --base-channels 32 --seconds 10 --rounds 12 --seeds 0,1
   # preparing and loading, beside the tutorial's way; then 10,000 and 50,000 images in time and memory
   python tools/benchmark.py data --counts 10000,50000
   # inference at batch sizes 1, 16 and 128, and a cold start of deploy/infer.py
@@ -78,7 +80,17 @@ def parser() -> argparse.ArgumentParser:
         help='train, infer: only cases whose names hold one of these, "torch" or "oneDNN, float32"; '
         "ratios are to the first of them",
     )
-    flags.add_argument("--seconds", type=float, default=4.0, help="serve: of each load (default: 4)")
+    flags.add_argument(
+        "--to-quality",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="train: instead, seconds until the sliced Wasserstein distance of 500 images is at most D",
+    )
+    flags.add_argument("--seeds", type=_seeds, default=[0], help="of --to-quality: one training each (default: 0)")
+    flags.add_argument(
+        "--seconds", type=float, default=4.0, help="serve: of each load; --to-quality: of each turn (default: 4)"
+    )
     flags.add_argument("--answers", type=int, default=0, help="serve: also compare so many answers, byte by byte")
     flags.add_argument(
         "--overload-seconds",
@@ -131,6 +143,13 @@ def _numbers(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 10**7 for part in parts):
         raise argparse.ArgumentTypeError(f"whole numbers of 1 to 10,000,000, received {text!r}")
+    return [int(part) for part in parts]
+
+
+def _seeds(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise argparse.ArgumentTypeError(f"whole numbers from 0 on, received {text!r}")
     return [int(part) for part in parts]
 
 

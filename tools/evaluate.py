@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     n = targets.how_many(args.n, len(data), target)
     if args.save_real:
         targets.save_images(args.save_real, targets.chosen_real(data, n))
-    log.info("Measuring %s images against as many real images; thousands take a minute or two.", f"{n:,}")
+    log.info("Measuring %s images against as many real images.", f"{n:,}")
     fake = target.images(n, data)
     report, nearest = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.real_vs_real)
     changes = compare(report, before) if before else {}

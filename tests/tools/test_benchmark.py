@@ -1,3 +1,4 @@
+import argparse
 import json
 import logging
 import subprocess
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmarks import machine, measure, report, train, work
+from tools.benchmarks import machine, measure, report, to_quality, train, work
 from tools.benchmarks.measure import Case, Skip, Timing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +154,7 @@ def test_a_training_step_has_the_passes_that_are_needed_and_no_others():
 
 
 def test_the_lower_bound_is_operations_over_their_rate_and_bytes_over_theirs():
-    rates = {"matrix product, float32": 10.0, "copy of memory": 5.0}
+    rates = {"matrix product, float32, Paddle": 2.0, "matrix product, float32, oneDNN": 10.0, "copy of memory": 5.0}
     bound = train.lower_bound(rates, work.Work(100, 20), work.Work(100, 10))
     assert bound == {"float32": {"compute_seconds": 10.0, "memory_seconds": 4.0}}
 
@@ -171,12 +172,38 @@ def test_one_training_step_is_measured_and_reported(tmp_path):
     done = run_tool("train", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     (table,) = json.loads(done.stdout)["tables"]
-    names = {row["name"] for row in table["rows"]} | set(table["skipped"])
+    names = {row["name"] for row in table["rows"]} | {name for name in table["skipped"] if not train.is_rate(name)}
     assert names == set(train.VARIANTS)
     assert table["rows"][0]["ratio"] == 1.0 and all(row["median_seconds"] > 0 for row in table["rows"])
     assert table["lower_bound"]["float32"]["compute_seconds"] > 0
     shown = report.text(json.loads(done.stdout))
     assert "Paddle's operators, float32" in shown and "GFLOP/s" in shown
+
+
+def test_recipes_train_in_turn_and_are_measured_off_the_clock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the faces are packed
+    monkeypatch.setattr(to_quality, "DATA", "cartoon:1000")
+    sizes = {"base_channels": 2, "image_size": 16, "threads": 1}
+    args = argparse.Namespace(to_quality=1e9, seeds=[3], seconds=0.1, rounds=2)
+    found = to_quality.table(sizes, args, [], tmp_path, lambda text: None)
+    assert [row["name"] for row in found["to_quality"]] == list(to_quality.RECIPES.values())
+    for row in found["to_quality"]:
+        (first, second) = row["curves"][0]
+        assert row["reached"] == [first]
+        assert 0.1 < first[1] <= second[1] - 0.1
+        assert 0 < first[2] < second[2]
+        assert min(first[3], second[3]) > found["real_to_real"] > 0
+    shown = "\n".join(to_quality.text(found))
+    assert "this project, --preset tutorial" in shown and "real images against real ones" in shown
+
+
+def test_a_distance_is_reached_at_the_first_measurement_that_is_as_small():
+    curve = [[1.0, 0.9, 10, 50.0], [2.0, 1.8, 20, 30.0], [3.0, 2.7, 30, 20.0]]
+    assert to_quality.reached(curve, 30.0) == curve[1]
+    assert to_quality.reached(curve, 19.9) is None
+    table = {"to_quality": [{"name": "a", "reached": [None, curve[2]], "curves": [curve]}], "skipped": {}}
+    row = to_quality.text({**table, "real_to_real": 5.0})[1].split()
+    assert row == "a -, 3 -, 3 -, 30 50 30 20".split()
 
 
 def test_data_is_prepared_and_loaded_and_growth_is_shown(tmp_path):
@@ -198,6 +225,7 @@ def test_data_is_prepared_and_loaded_and_growth_is_shown(tmp_path):
         (["train", "--against", "caffe"], "--against of train may be all, none or torch, received 'caffe'"),
         (["infer", "--batch-size", "0"], "whole numbers of 1 to 10,000,000"),
         (["data", "--counts", "ten"], "whole numbers"),
+        (["train", "--to-quality", "9", "--seeds", "1,two"], "whole numbers from 0 on"),
     ],
 )
 def test_wrong_usage_is_refused(arguments, message):

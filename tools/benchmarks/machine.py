@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dcgan.environment import core_count, processor_facts, processor_name
-from tools.benchmarks.measure import Run
+from tools.benchmarks.measure import Run, Skip
 
 SIDE = 2048  # of the square matrices that are multiplied
 PRODUCT_FLOP = 2 * SIDE**3
@@ -44,6 +44,35 @@ def paddle_product(threads: int) -> Run:
     paddle.base.core.set_num_threads(threads)
     a, b = (paddle.full([SIDE, SIDE], value) for value in (0.5, 0.25))
     return lambda: paddle.matmul(a, b)
+
+
+def onednn_product(threads: int, dtype: str) -> Run:
+    """Multiply two matrices as the oneDNN kernels do."""
+    from dcgan.environment import import_paddle
+
+    import_paddle()
+    import paddle
+
+    from dcgan.networks.onednn import OneDnnUnavailableError, has_bfloat16
+    from dcgan.networks.onednn.primitives import convolution
+
+    try:
+        if dtype == "bfloat16" and not has_bfloat16():
+            raise Skip("this processor has no bfloat16")
+        product = convolution((SIDE, SIDE, 1, 1), SIDE, kernel=1, stride=1, padding=0, dtype=dtype)
+    except OneDnnUnavailableError as reason:
+        raise Skip(str(reason)) from None
+    paddle.base.core.set_num_threads(threads)
+    a, b, result = (paddle.full([SIDE, SIDE], 0.5, kind) for kind in (dtype, "float32", dtype))
+    return lambda: product.forward(a.data_ptr(), b.data_ptr(), result.data_ptr())
+
+
+def numpy_product(threads: int) -> Run:
+    """Multiply two float32 matrices as numpy does, whose library takes every core."""
+    if threads < core_count():
+        raise Skip("numpy takes every core")
+    a, b = (np.full((SIDE, SIDE), value, np.float32) for value in (0.5, 0.25))
+    return lambda: a @ b
 
 
 def torch_product(threads: int, dtype: str) -> Run:

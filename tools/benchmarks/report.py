@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.benchmarks import data, infer, scale, serve, train, work
+from tools.benchmarks import data, infer, scale, serve, to_quality, train, work
 from tools.benchmarks.measure import Case, Timing, measure
 
 Say = Callable[[str], object]
-_RATE_NAMES = ("matrix product, float32", "matrix product, bfloat16", "copy of memory")
 
 
 def run_train(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
-    """One table a batch size."""
+    """One table a batch size; or the one of `--to-quality`."""
+    if args.to_quality:
+        sizes = {"base_channels": args.base_channels, "image_size": args.image_size, "threads": args.threads}
+        return [to_quality.table(sizes, args, against, scratch, say)]
     tables = []
     for size in args.batch_size:
         sizes = (100, args.base_channels, args.image_size, size)
@@ -93,7 +95,7 @@ def only(cases: list[Case], words: list[str]) -> list[Case]:
     """The cases whose names hold one of the words, and the rates; all without words. ValueError if there is none."""
     if not words:
         return cases
-    rates = [case for case in cases if case.name in _RATE_NAMES]
+    rates = [case for case in cases if train.is_rate(case.name)]
     others = [case for case in cases if case not in rates]
     wanted = [case for case in others if any(word.lower() in case.name.lower() for word in words)]
     if not wanted:
@@ -116,9 +118,9 @@ def _with_lower_bound(
 ) -> dict[str, Any]:
     """A table whose rows also say how many times the lower bound of their precision they take."""
     timings, skipped = measure(cases, rounds, say)
-    rates = {t.case.name: t.per_second for t in timings if t.case.name in _RATE_NAMES}
+    rates = {t.case.name: t.per_second for t in timings if train.is_rate(t.case.name)}
     bounds = train.lower_bound(rates, todo[4], todo[2])
-    table = _table(title, [t for t in timings if t.case.name not in _RATE_NAMES], skipped)
+    table = _table(title, [t for t in timings if not train.is_rate(t.case.name)], skipped)
     for row in table["rows"]:
         least = bounds.get("bfloat16" if "bfloat16" in row["name"] else "float32")
         if least:
@@ -145,6 +147,8 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _lines(table: dict[str, Any]) -> list[str]:
+    if "to_quality" in table:
+        return to_quality.text(table)
     if "growth" in table:
         return _growth(table["growth"])
     if "scale" in table:

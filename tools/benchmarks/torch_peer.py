@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -74,3 +75,52 @@ def inference(base_channels: int, image_size: int, batch_size: int, threads: int
             return g(z).float().numpy()
 
     return generate
+
+
+def examples_recipe(
+    images: np.ndarray, base_channels: int, threads: int, seed: int, count: int
+) -> tuple[Callable[[], object], Callable[[], np.ndarray]]:
+    """An iteration of pytorch/examples' dcgan/main.py with its defaults (batch 64, learning rate 2e-4, weights from
+    N(0, 0.02), D's two backward passes) on uint8 images [N, 3, S, S]; and what makes `count` images, uint8, in train
+    mode as there.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    random, size = np.random.default_rng(seed), 64
+    g, d = (network.apply(_initialise) for network in networks(base_channels, images.shape[-1]))
+    g_adam, d_adam = (torch.optim.Adam(n.parameters(), 2e-4, betas=(0.5, 0.999)) for n in (g, d))
+    fixed = torch.randn(count, LATENT_DIM, 1, 1)
+    order = np.empty(0, int)
+
+    def loss(batch: torch.Tensor, label: float) -> torch.Tensor:
+        logits = d(batch)
+        return nn.functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+    def train() -> None:
+        nonlocal order
+        if len(order) < size:  # the last, smaller batch of an epoch is left out
+            order = random.permutation(len(images))
+        chosen, order = order[:size], order[size:]
+        real = torch.from_numpy(images[chosen]).float().div_(127.5).sub_(1).to(memory_format=torch.channels_last)
+        d_adam.zero_grad()
+        loss(real, 1.0).backward()
+        fake = g(torch.randn(size, LATENT_DIM, 1, 1))
+        loss(fake.detach(), 0.0).backward()
+        d_adam.step()
+        g_adam.zero_grad()
+        loss(fake, 1.0).backward()
+        g_adam.step()
+
+    def generate() -> np.ndarray:
+        with torch.no_grad():
+            made = torch.cat([g(part) for part in fixed.split(size)])
+        return made.add(1).mul(127.5).round().clamp(0, 255).byte().contiguous().numpy()
+
+    return train, generate
+
+
+def _initialise(layer: nn.Module) -> None:
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.normal_(layer.weight, 0.0, 0.02)
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, 1.0, 0.02)

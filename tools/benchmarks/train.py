@@ -16,6 +16,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "oneDNN, bfloat16": {"cpu_kernels": "onednn", "amp": "O1"},
 }
 PEERS = {"torch, channels_last, float32": "float32", "torch, channels_last, bfloat16": "bfloat16"}
+PRODUCT, COPY = "matrix product, ", "copy of memory"
 
 
 def cases(batch_size: int, base_channels: int, image_size: int, threads: int, against: list[str]) -> list[Case]:
@@ -29,23 +30,33 @@ def cases(batch_size: int, base_channels: int, image_size: int, threads: int, ag
 
 def rate_cases(threads: int, with_torch: bool) -> list[Case]:
     """The rates of the lower bound: measured in the same rounds, so that the same load slows them."""
-    found = [Case("matrix product, float32", machine.paddle_product, {"threads": threads}, machine.PRODUCT_FLOP)]
-    if with_torch:
-        arguments = {"threads": threads, "dtype": "bfloat16"}
-        found.append(Case("matrix product, bfloat16", machine.torch_product, arguments, machine.PRODUCT_FLOP))
-    return [*found, Case("copy of memory", machine.memory_copy, {"threads": threads}, 2 * machine.COPIED_BYTES)]
+    products = [("float32, Paddle", machine.paddle_product, {}), ("float32, numpy", machine.numpy_product, {})]
+    for library, product in (("oneDNN", machine.onednn_product), ("torch", machine.torch_product)):
+        if library != "torch" or with_torch:
+            products += [(f"{dtype}, {library}", product, {"dtype": dtype}) for dtype in ("float32", "bfloat16")]
+    found = [
+        Case(PRODUCT + name, factory, {"threads": threads, **more}, machine.PRODUCT_FLOP)
+        for name, factory, more in products
+    ]
+    return [*found, Case(COPY, machine.memory_copy, {"threads": threads}, 2 * machine.COPIED_BYTES)]
+
+
+def is_rate(name: str) -> bool:
+    """Whether a case of this name is one of `rate_cases`."""
+    return name == COPY or name.startswith(PRODUCT)
 
 
 def lower_bound(rates: dict[str, float], step: work.Work, half_step: work.Work) -> dict[str, dict[str, float]]:
-    """Seconds that one step takes at least, by precision: operations over their rate, bytes over theirs.
+    """Seconds that one step takes at least, by precision: operations over the highest rate at which any library
+    multiplied matrices of it, bytes over theirs.
 
     Args: rates - units per second of the rate cases by name.  step, half_step - with 4 and 2 bytes a number.
     """
     found = {}
     for dtype, todo in (("float32", step), ("bfloat16", half_step)):
-        rate, copied = rates.get(f"matrix product, {dtype}"), rates.get("copy of memory")
-        if rate and copied:
-            found[dtype] = {"compute_seconds": todo.flop / rate, "memory_seconds": todo.bytes / copied}
+        products = [rate for name, rate in rates.items() if name.startswith(PRODUCT + dtype)]
+        if products and COPY in rates:
+            found[dtype] = {"compute_seconds": todo.flop / max(products), "memory_seconds": todo.bytes / rates[COPY]}
     return found
 
 
