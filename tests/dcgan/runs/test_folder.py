@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 
@@ -6,6 +7,7 @@ from dcgan import train as runs
 from dcgan.errors import TrainingError
 from dcgan.runs.find_checkpoint import find_checkpoint, run_folders
 from dcgan.runs.folder import RunFolder
+from dcgan.runs.records import read_records
 
 
 def test_nothing_is_overwritten_each_run_has_a_number_of_its_own(config):
@@ -111,3 +113,19 @@ def test_files_of_a_run_that_are_links_are_replaced_and_their_targets_stay(confi
     for name in names:
         target = tmp_path / name.replace("/", "-")
         assert (target / "state.json" if target.is_dir() else target).read_text() == "mine", name
+
+
+def test_a_clock_that_goes_back_changes_neither_the_newest_run_nor_which_checkpoints_are_kept(config, monkeypatch):
+    """Numbers and steps count, never times: a machine without a clock of its own starts in 1970."""
+    hours = iter(range(1_000_000, 0, -1))
+    monkeypatch.setattr("time.time", lambda: 3600.0 * next(hours))
+    first, second = (runs.train(dataclasses.replace(config, steps=4)).folder for _ in range(2))
+    for age, path in enumerate([second, *sorted(second.rglob("*"), reverse=True), first, *first.rglob("*")]):
+        os.utime(path, (age, age))  # the first run is the newest by its times, and the first checkpoint of each
+    found = find_checkpoint(first.parent)
+    assert found.folder == second / "checkpoints" / "step-00000004"
+    run = runs.train(config, found).folder
+    assert sorted(path.name for path in (run / "checkpoints").iterdir())[-1] == "step-00000009"
+    assert all(
+        record["elapsed_seconds"] >= 0 <= record["remaining_seconds"] for record in read_records(run / "metrics.jsonl")
+    )
