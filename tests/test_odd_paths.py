@@ -19,8 +19,6 @@ from tools import console
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = {"crop", "device", "diffaugment", "host", "inception_output", "kernels"}  # flags whose text is no path
-# They run the other tools, for minutes; what reads their paths is tested through those.
-NOT_RUN = {"benchmark", "benchmark_scale", "doctor"}
 SECONDS = 15  # for one call, most take milliseconds: whoever is still waiting then waits for a pipe
 # What a tool needs besides, so that it comes to look at the path.
 BASE = {
@@ -29,6 +27,9 @@ BASE = {
     "export": "--format onnx",
     "serve": "--port 0",
     "infer": "--n 1",
+    "doctor": "--no-measure",
+    "benchmark --model": "infer --rounds 1 --against none",
+    "benchmark --data": "data --rounds 1 --against none",
 }
 NEEDED = {"train": {"data": "cartoon:8"}, "prepare": {"data": "cartoon:4", "out": "packed.npy"}}
 
@@ -63,8 +64,6 @@ def parser_of(module) -> argparse.ArgumentParser:
 def path_arguments():
     """(tool, the flag or "" for a positional argument, its name) of every argument that takes a path."""
     for tool, module in tool_modules().items():
-        if tool in NOT_RUN:
-            continue
         for action in parser_of(module)._actions:
             takes_text = action.type in (None, str, Path) and action.nargs != 0 and not action.choices
             if takes_text and action.dest not in TEXTS:
@@ -139,7 +138,9 @@ def quiet(monkeypatch):
 
 def test_every_tool_is_found_and_has_paths():
     found = list(path_arguments())
-    assert {tool for tool, _, _ in found} >= {"train", "prepare", "export", "evaluate", "report", "infer", "serve"}
+    assert {tool for tool, _, _ in found} >= {
+        *"train prepare export evaluate report infer serve benchmark doctor".split()
+    }
     assert len(found) >= 20
 
 
@@ -151,7 +152,8 @@ def test_odd_paths_are_an_answer_or_one_line(tool, flag, name, tmp_path, monkeyp
     monkeypatch.chdir(work)
     (tmp_path / "odd").mkdir()
     needed = {f"--{n.replace('_', '-')}": value for n, value in NEEDED.get(tool, {}).items() if n != name}
-    base = [*BASE.get(tool, "").split(), *(part for pair in needed.items() for part in pair)]
+    words = BASE.get(f"{tool} {flag}", BASE.get(tool, ""))
+    base = [*words.split(), *(part for pair in needed.items() for part in pair)]
     for path in list(odd_paths(tmp_path / "odd")):
         arguments = [*base, *([flag] if flag else []), str(path)]
         assert call(module, arguments) in (0, 1, 2), arguments

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dcgan.errors import ProjectError
+from deploy.manifest import ModelError, read_manifest, read_verified, write_manifest
 from tools.benchmarks import data, infer, scale, serve, to_quality, train, work
 from tools.benchmarks.measure import Case, Timing, measure
 
@@ -35,7 +36,7 @@ def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: 
         say("exporting a generator with random weights")
         folder = infer.export_random(scratch, args.base_channels, args.image_size)
     else:
-        folder = shutil.copytree(args.model, scratch / "export")  # nothing is written into a user's export
+        folder = _copy(args.model, scratch / "export")  # nothing is written into a user's export
         if (folder / "generator.pdiparams").is_file():
             infer.write_stock(folder)
     tables = []
@@ -48,8 +49,23 @@ def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: 
     return tables
 
 
+def _copy(model: Path, folder: Path) -> Path:
+    """The files of an export, checked, in a new folder; nothing else that lies beside them. Raises ProjectError."""
+    folder.mkdir()
+    try:
+        manifest = read_manifest(model)
+        for name in manifest.files:
+            (folder / name).write_bytes(read_verified(model, manifest, name))
+        write_manifest(folder, manifest)
+    except ModelError as error:
+        raise ProjectError(str(error)) from None
+    return folder
+
+
 def run_data(args: argparse.Namespace, against: list[str], scratch: Path, say: Say) -> list[dict[str, Any]]:
     """Preparing; loading; and how both grow, if asked for."""
+    if args.data is not None and not (args.data.is_dir() and any(args.data.glob("*.jpg"))):
+        raise ProjectError(f"--data must be a folder of .jpg files, received {args.data}")
     say("writing JPEG files" if args.data is None else f"reading {args.data}")
     images = args.data or data.write_jpegs(scratch / "jpegs", 2000)
     cases = data.prepare_cases(images, scratch, args.image_size, against)
