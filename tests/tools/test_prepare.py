@@ -29,7 +29,7 @@ def run(*arguments, folder):
 def test_packs_from_any_folder_and_prints_a_summary(tmp_path):
     arguments = ("--data", "cartoon:5", "--out", "new/faces.npy", "--image-size", "32", "--crop", "center")
     code, out, err = run(*arguments, folder=tmp_path)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "Preparing 5 images into new/faces.npy\n")
     assert out == "new/faces.npy: 5 images of 32 x 32 (0.0 MB), 0 files left out\n"
     assert np.load(tmp_path / "new" / "faces.npy").shape == (5, 3, 32, 32)
     code, out, _ = run(*arguments, "--json", folder=tmp_path)
@@ -44,6 +44,7 @@ def test_limits_and_rejected_files_are_told(tmp_path):
     code, out, err = run("--data", "in", "--out", "a.npy", "--max-file-bytes", "3", folder=tmp_path)
     assert (code, out) == (1, "")
     assert err == (
+        "Preparing 1 images into a.npy\n"
         "error: none of the 1 files of in is a usable image: a.jpg: 4 bytes, more than the limit 3; to allow it: "
         "tools/prepare.py --max-file-bytes 4, then train on its .npy\n"
     )
@@ -67,7 +68,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "interrupted\n")
+    assert (process.returncode, err) == (130, "Preparing 100000 images into a.npy\ninterrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == [".a.npy.lock"]
 
 
