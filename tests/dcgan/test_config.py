@@ -10,7 +10,6 @@ import pytest
 from dcgan import config as module
 from dcgan.config import CHANGEABLE, TrainConfig, differences, help_text, read_config
 from dcgan.networks.sizes import check_image_size
-from dcgan.presets import PRESETS, fitted_to, preset
 from deploy.seeds import MAX_SEED
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
@@ -229,24 +228,7 @@ def test_file_that_is_no_config_is_refused_by_name(tmp_path, content):
         read_config(tmp_path)
 
 
-# ---- presets and resuming -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_are_valid_configs(name):
-    TrainConfig.from_mapping(preset(name)).validate()
-
-
-def test_tutorial_preset_is_the_tutorials_text():
-    config = TrainConfig.from_mapping(preset("tutorial"))
-    assert (config.epochs, config.batch_size, config.d_steps, config.g_steps, config.ema) == (8, 128, 1, 2, 0.0)
-
-
-def test_preset_is_a_copy_and_unknown_ones_are_listed():
-    preset("tutorial")["epochs"] = 99
-    assert preset("tutorial")["epochs"] == 8
-    with pytest.raises(ValueError, match="preset must be one of default, tutorial, quick, received 'slow'"):
-        preset("slow")
+# ---- resuming ------------------------------------------------------------------------------------------------------
 
 
 def test_every_setting_either_may_change_or_stops_a_resume():
@@ -257,36 +239,6 @@ def test_every_setting_either_may_change_or_stops_a_resume():
         assert lines == ([] if name in CHANGEABLE else [f"{name}: saved {field.default!r}, asked {other!r}"])
 
 
-def test_the_tutorial_preset_uses_no_lever_that_the_tutorial_does_not_have():
-    config = TrainConfig.from_mapping(preset("tutorial"))
-    assert config.init == "normal"
-    assert (config.flip, config.loss, config.lr, config.lr_d, config.beta1, config.beta2) == (
-        *(False, "bce", 2e-4, 0.0),
-        *(0.5, 0.999),
-    )
-    assert (config.lr_warmup, config.lr_decay, config.batch_norm_momentum, config.precise_bn) == (
-        *(0, 0.0),
-        *(0.8, False),
-    )
-    levers = {name: getattr(config, name) for name, f in FIELDS.items() if f.metadata["group"] == "regularisation"}
-    assert not any(value for name, value in levers.items() if name not in ("noise_steps", "r1_every"))
-
-
 def test_architecture_data_and_loss_may_not_change():
     fixed = {"image_size", "latent_dim", "base_channels", "batch_size", "loss", "seed", "d_steps", "g_steps", "ema"}
     assert not fixed & CHANGEABLE
-
-
-@pytest.mark.parametrize(
-    ("image_count", "epochs", "batch_size"),
-    [(300, 427, 32), (10_000, 13, 32), (202_599, 5, 128), (20, 6400, 20), (1, 128_000, 1)],
-)
-def test_small_data_sets_get_more_epochs_and_small_batches(image_count, epochs, batch_size):
-    fitted = fitted_to(image_count)
-    assert fitted == {"epochs": epochs, "batch_size": batch_size}
-    TrainConfig(**fitted).validate()
-
-
-def test_there_is_no_run_fitted_to_no_images():
-    with pytest.raises(ValueError, match="at least one training image, received 0"):
-        fitted_to(0)

@@ -21,7 +21,6 @@ from dcgan.data.decode import Limits
 from dcgan.data.packed import open_packed
 from dcgan.data.prepare import cached_packed, prepare
 from dcgan.errors import DataError
-from dcgan.images import write_png
 from deploy.files import Lock
 
 
@@ -60,17 +59,6 @@ def files(folder):
 
 
 # --- pixels
-
-
-def test_rows_stay_rows_and_red_stays_red_through_prepare_and_png(tmp_path):
-    image = noise(20, 16)
-    image[:4, :4], image[:4, -4:], image[12:16, :4] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(encode(image))
-    packed = prepare(str(tmp_path / "in"), tmp_path / "a.npy", image_size=16, crop="0,0")
-    assert np.array_equal(packed.images[0], np.moveaxis(image[:16], 2, 0))
-    write_png(tmp_path / "out.png", packed.images[0])
-    assert np.array_equal(cv2.imread(str(tmp_path / "out.png"))[..., ::-1], image[:16])
 
 
 @pytest.mark.parametrize("crop", ["", "left", "1", "1,2,3", "-1,0", "1.5,2", "1;2"])

@@ -1,71 +1,17 @@
 """The report in a real browser: what it draws, and that its controls do what they say."""
 
 import dataclasses
-import html
 import json
-import os
-import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
 from dcgan.config import TrainConfig
-from dcgan.images import grid, with_title, write_png
 from dcgan.runs.gallery import write_gallery
 from dcgan.runs.report import write_comparison, write_report
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
 
-
-@pytest.fixture
-def make_run(tmp_path):
-    def make(name, grey=(0, 60, 120)):
-        run = tmp_path / name
-        (run / "samples").mkdir(parents=True)
-        for step, level in enumerate(grey):
-            images = np.full([100, 3, 16, 16], level, np.uint8)
-            images[57] = 255  # one face that is not as the others
-            write_png(run / "samples" / f"step-{step * 100:08d}.png", with_title(grid(images), "title"))
-        records = [{"step": s, "loss_d": s / 100, "loss_g": 1.0, "state": "OK"} for s in range(10, 210, 10)]
-        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
-        return run
-
-    return make
-
-
-def opened(page, script, tmp_path, flags=()):
-    """What `script`, the body of an async function, returns inside the page, as JSON values."""
-    probe = (
-        "<script>(async () => { const errors = []; window.onerror = (m) => errors.push(m);"
-        "const wait = (ms) => new Promise((done) => setTimeout(done, ms)); await wait(300);"
-        f"let found; try {{ found = await (async () => {{ {script} }})(); }} catch (e) {{ errors.push(String(e)); }}"
-        "const box = document.createElement('pre'); box.id = 'probe';"
-        "box.textContent = JSON.stringify({ found, errors });"
-        "document.body.append(box); })()</script></body>"
-    )
-    copy = page.with_name("probed.html")
-    copy.write_text(page.read_text("utf-8").replace("</body>", probe), "utf-8")
-    profile = tmp_path / "profile"
-    answer = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--lang=en-US"]
-        + ["--virtual-time-budget=20000", "--window-size=1200,900", *flags, "--dump-dom", copy.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "HOME": str(tmp_path)},
-        check=False,
-    )
-    match = re.search(r'<pre id="probe">(.*?)</pre>', answer.stdout, re.DOTALL)
-    assert match, answer.stderr[-2000:]
-    result = json.loads(html.unescape(match[1]))
-    assert result["errors"] == []
-    return result["found"]
-
-
-def test_slider_clicks_keys_and_language_do_what_they_say(make_run, tmp_path):
+def test_slider_clicks_keys_and_language_do_what_they_say(open_page, make_run):
     script = """
       const slider = document.querySelector('input[type=range]'), box = document.querySelector('.grid');
       const face = () => document.querySelector('.face > canvas').getContext('2d').getImageData(80, 80, 1, 1).data[0];
@@ -88,7 +34,7 @@ def test_slider_clicks_keys_and_language_do_what_they_say(make_run, tmp_path):
       const english = titles(); document.querySelector('.language').click();
       return { slid, chosen, english, chinese: titles(), last: slider.max };
     """
-    found = opened(write_report(make_run("00000-faces")), script, tmp_path)
+    found = open_page(write_report(make_run("00000-faces")), script)
     faces, losses, steps, grids = zip(*found["slid"])
     assert found["last"] == "2" and np.abs(np.subtract(faces, (0, 60, 120))).max() < 20 and len(set(grids)) == 3
     assert losses == ("0.1", "1", "2") and steps == ("step 0", "step 100", "step 200")
@@ -99,7 +45,7 @@ def test_slider_clicks_keys_and_language_do_what_they_say(make_run, tmp_path):
     assert not set(found["english"]) & set(found["chinese"])
 
 
-def test_runs_side_by_side_share_the_slider_and_overlay_their_curves(make_run, tmp_path):
+def test_runs_side_by_side_share_the_slider_and_overlay_their_curves(open_page, make_run, tmp_path):
     runs = [make_run("00000-a"), make_run("00001-b", grey=(10, 70, 130, 200))]
     script = """
       const slider = document.querySelector('input[type=range]');
@@ -107,19 +53,19 @@ def test_runs_side_by_side_share_the_slider_and_overlay_their_curves(make_run, t
       return [slider.max, [...document.querySelectorAll('.grid img')].map((image) => image.alt),
         document.querySelector('.chart').querySelectorAll('svg[role=img] path').length];
     """
-    last, captions, lines = opened(write_comparison(runs, tmp_path / "compare.html"), script, tmp_path)
+    last, captions, lines = open_page(write_comparison(runs, tmp_path / "compare.html"), script)
     assert last == "3" and lines == 4
     assert [caption.rpartition(" ")[2] for caption in captions] == ["200", "300"]
 
 
-def test_a_run_without_records_is_not_called_healthy_nor_its_faces_clickable(tmp_path):
+def test_a_run_without_records_is_not_called_healthy_nor_its_faces_clickable(open_page, tmp_path):
     run = tmp_path / "00000-a"
     run.mkdir()
-    (text,) = opened(write_report(run), "return [document.getElementById('page').textContent];", tmp_path)
+    (text,) = open_page(write_report(run), "return [document.getElementById('page').textContent];")
     assert "There are no sample grids" in text and "OK throughout" not in text and "Click a face" not in text
 
 
-def test_the_rows_of_an_evaluation_are_words_in_both_languages_and_checksums_are_folded(make_run, tmp_path):
+def test_the_rows_of_an_evaluation_are_words_in_both_languages_and_checksums_are_folded(open_page, make_run):
     run = make_run("00000-faces")
     report = {
         "figures": {"swd": 30.0, "swd_64": 40.0, "nearest_ratio": 1.1},
@@ -135,7 +81,7 @@ def test_the_rows_of_an_evaluation_are_words_in_both_languages_and_checksums_are
       document.querySelector('.language').click();
       return { english, folded, chinese: labels('tr') };
     """
-    found = opened(write_report(run), script, tmp_path)
+    found = open_page(write_report(run), script)
     assert found["english"][:2] == ["sliced Wasserstein distance, mean", "sliced Wasserstein distance, 64 pixels"]
     assert len(found["english"]) == 10 and not [label for label in found["english"] if "_" in label or "." in label]
     assert found["folded"] == ["version", "data", "pixels sha256"]
@@ -152,7 +98,7 @@ AXE = """
     ("kind", "scheme"),
     [("report", "light"), ("gallery", "dark"), ("comparison", "light"), ("comparison", "dark")],
 )
-def test_axe_finds_no_serious_fault(make_run, tmp_path, kind, scheme):
+def test_axe_finds_no_serious_fault(open_page, make_run, tmp_path, kind, scheme):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     runs = [make_run(f"0000{i}-run", grey=(10 * i, 70, 130)) for i in range(6)]  # one of every colour
     (runs[0] / "evaluate.json").write_text(json.dumps({"figures": {"swd": 30.0}, "protocol": {"n_real": 500}}))
@@ -161,17 +107,16 @@ def test_axe_finds_no_serious_fault(make_run, tmp_path, kind, scheme):
         "comparison": lambda: write_comparison(runs, tmp_path / "compare.html"),
         "gallery": lambda: write_gallery(tmp_path),
     }[kind]()
-    is_dark, faults = opened(
+    is_dark, faults = open_page(
         page,
         f"{axe.AXE_SCRIPT}; {AXE}",
-        tmp_path,
         flags=[f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"],
     )
     assert is_dark == (scheme == "dark")
     assert [fault for fault in faults if fault[0] in ("serious", "critical")] == []
 
 
-def test_every_setting_is_words_and_its_flag_in_both_languages(make_run, tmp_path):
+def test_every_setting_is_words_and_its_flag_in_both_languages(open_page, make_run):
     run = make_run("00000-faces")
     (run / "config.json").write_text(json.dumps({**TrainConfig(lr=0.001).to_json(), "of_another_version": 3}))
     script = """
@@ -181,7 +126,7 @@ def test_every_setting_is_words_and_its_flag_in_both_languages(make_run, tmp_pat
       document.querySelector('.language').click();
       return { english, chinese: texts() };
     """
-    found = opened(write_report(run), script, tmp_path)
+    found = open_page(write_report(run), script)
     english, chinese = (dict(found[language]) for language in ("english", "chinese"))
     flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(TrainConfig)}
     assert set(english) == set(chinese) == {*flags, "--of-another-version"}
@@ -190,25 +135,7 @@ def test_every_setting_is_words_and_its_flag_in_both_languages(make_run, tmp_pat
     assert english["--of-another-version"] == ""
 
 
-def test_the_gallery_lists_runs_with_image_and_figures_in_both_languages(make_run, tmp_path):
-    config = json.dumps(TrainConfig(data="cartoon", base_channels=32).to_json())
-    (make_run("00000-a") / "config.json").write_text(config), (tmp_path / "00001-b<i>").mkdir()
-    script = """
-      const cards = () => [...document.querySelectorAll('a')].map((a) =>
-        [a.getAttribute('href'), a.querySelector('h2').textContent, a.querySelectorAll('img').length, a.textContent]);
-      const english = cards(); document.querySelector('button').click();
-      return { english, chinese: cards() };
-    """
-    found = opened(write_gallery(tmp_path), script, tmp_path)
-    assert [card[:3] for card in found["english"]] == [
-        ["00001-b<i>/report.html", "00001-b<i>", 0],
-        ["00000-a/report.html", "00000-a", 1],
-    ]
-    assert found["english"][1][3].endswith("--data cartoon · --base-channels 32")  # as one would type it
-    assert "step200" in found["english"][1][3] and "步数200" in found["chinese"][1][3]
-
-
-def test_hostile_text_stays_text_and_what_is_missing_is_said(tmp_path):
+def test_hostile_text_stays_text_and_what_is_missing_is_said(open_page, tmp_path):
     attack = "</script><img src=x onerror='window.hit=1'><script>window.hit=1</script>"
     run = tmp_path / "00000-<b>bold"
     run.mkdir()
@@ -217,6 +144,6 @@ def test_hostile_text_stays_text_and_what_is_missing_is_said(tmp_path):
     (run / "config.json").write_text(json.dumps({"data": attack, attack: attack}))
     (run / "command.txt").write_text(f"{attack}  # {attack}")
     script = "return [window.hit ?? 0, document.querySelectorAll('img, #page b b').length, document.body.textContent];"
-    hit, made, text = opened(write_report(run), script, tmp_path)
+    hit, made, text = open_page(write_report(run), script)
     assert hit == 0 and made == 0 and text.count("onerror='window.hit=1'") >= 5
     assert "There are no sample grids" in text and "tools/evaluate.py --checkpoint" in text

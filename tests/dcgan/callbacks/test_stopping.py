@@ -1,0 +1,23 @@
+"""Signals: the first ends training after the running iteration, the second ends the process."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_second_signal_ends_at_once():
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import os, signal, time, types\n"
+        "from dcgan.callbacks.stopping import SignalStop\n"
+        "stop = SignalStop(); stop.set_model(types.SimpleNamespace(stop_training=False)); stop.on_train_begin()\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1)\n"
+        "assert stop.model.stop_training and stop.received == signal.SIGTERM\n"
+        "print('alive', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5); print('still alive')\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert answer.stdout == "alive\n" and answer.returncode == -signal.SIGTERM
