@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 WORTHWHILE_SPEEDUP = 1.25  # of bfloat16 over float32: below it, --amp fastest keeps the precision
 _EXHAUSTIVE_SEARCH = "FLAGS_cudnn_exhaustive_search"
+_CHECK_NAN = "FLAGS_check_nan_inf"
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,8 @@ def _cpu_kernels(config: TrainConfig) -> tuple[str, str, tuple[str, ...]]:
     if config.cpu_kernels == "paddle":
         ignored = f"Paddle's operators ignore mixed precision on a CPU: --amp {asked} has no effect."
         return "paddle", "O0", (ignored,) if asked != "O0" else ()
+    if paddle.get_flags(_CHECK_NAN)[_CHECK_NAN]:  # Paddle looks into a tensor before oneDNN has written to it
+        return "paddle", "O0", (f"{_CHECK_NAN} is set: computing in float32 with Paddle's operators, which it checks.",)
     try:
         bfloat16 = has_bfloat16()
     except OneDnnUnavailableError as error:

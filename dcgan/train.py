@@ -195,6 +195,12 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             raise TrainingError(f"training stopped: {error.strerror}{where}. {_last_good(folder)}") from error
+        except RuntimeError as error:
+            if "There are NAN or INF" not in str(error):
+                raise
+            # FLAGS_check_nan_inf; the traceback, with --log-level debug, says where
+            said = " ".join(str(error).split())
+            raise TrainingError(f"training stopped: {said} {_last_good(folder)}") from error
 
 
 def _go_back(model: DCGAN, healthy: Path) -> dict[str, Any]:

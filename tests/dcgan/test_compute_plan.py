@@ -190,6 +190,18 @@ def test_what_a_machine_cannot_do_is_said_in_one_line(has, caplog, processor, se
     assert len(caplog.records) == 1 and line in caplog.text
 
 
+def test_where_paddle_is_told_to_look_for_nan_in_every_tensor_its_own_operators_compute(has):
+    """oneDNN writes into tensors after Paddle has looked at them, when they hold whatever was in the memory."""
+    has()
+    paddle.set_flags({"FLAGS_check_nan_inf": True})
+    try:
+        compute = plan(config(device="cpu"))
+    finally:
+        paddle.set_flags({"FLAGS_check_nan_inf": False})
+    assert compute.training_kernels() is PADDLE_KERNELS and len(compute.warnings) == 1
+    assert "FLAGS_check_nan_inf" in compute.warnings[0] and "Paddle's operators" in compute.warnings[0]
+
+
 def test_onednn_on_a_gpu_is_said_to_be_for_cpus(pretend):
     pretend()
     compute = plan(config(cpu_kernels="onednn"))
@@ -261,8 +273,9 @@ def test_all_cores_compute_unless_the_user_says_otherwise(monkeypatch):
     for nonsense in ("many", "0", "-1", "9" * 30):
         monkeypatch.setattr(quiet, "_requested", nonsense)
         assert quiet.thread_count() == 3
-    monkeypatch.setattr(quiet, "_requested", "99999999999")
-    assert quiet.thread_count() == 12
+    for slip in ("100000", "99999999999"):
+        monkeypatch.setattr(quiet, "_requested", slip)
+        assert quiet.thread_count() == 12
     monkeypatch.setattr(quiet.os, "sched_getaffinity", lambda _: set(range(768)), raising=False)
     assert quiet.thread_count() == 1024
 

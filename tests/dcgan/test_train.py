@@ -4,6 +4,7 @@ import os
 
 import cv2
 import numpy as np
+import paddle
 import pytest
 
 from dcgan import compute_plan
@@ -102,6 +103,26 @@ def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(config
     assert record["state"] == "NOT FINITE" and record["loss_g"] is None
     with RunFolder("work/train/00000-faces").lock:  # the lock was given back
         pass
+
+
+def test_nan_that_paddle_finds_itself_is_one_line_that_names_its_operator(config, monkeypatch):
+    """With FLAGS_check_nan_inf, which is for finding the first of them, it was a traceback."""
+    from dcgan.training.adversarial_model import AdversarialModel
+
+    original = AdversarialModel.generator_step
+
+    def poisoned(self, fake):
+        original(self, fake)
+        if self.global_step == 5:
+            paddle.zeros([1]) / paddle.zeros([1])
+
+    monkeypatch.setattr(AdversarialModel, "generator_step", poisoned)
+    paddle.set_flags({"FLAGS_check_nan_inf": True})
+    try:
+        with pytest.raises(TrainingError, match=r"NAN or INF .*op=divide.*last good.*step-00000004"):
+            runs.train(config)
+    finally:
+        paddle.set_flags({"FLAGS_check_nan_inf": False})
 
 
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(config, monkeypatch):
