@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     for kind, out, text in (
         ("film", IMAGES / "film.webp", "training of 25 seeds, then a walk from these faces to others and back"),
         ("faces", None, "a row of faces"),
-        ("pages", IMAGES, "report.jpg and playground.jpg"),
+        ("pages", IMAGES, "report.jpg, playground.jpg, and both in Chinese (*.zh.jpg)"),
     ):
         one = kinds.add_parser(kind, help=text)
         one.add_argument("run", type=Path, metavar="RUN", help="run folder")
@@ -131,8 +131,7 @@ def write_film(run: Path, model: Path, out: Path, most_bytes: int) -> Path:
 
     The quality is the best of some whose file has at most `most_bytes`. Raises ProjectError if none has.
     """
-    grids = sample_grids(run)
-    chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, MOMENTS).round().astype(int))]
+    chosen = moments(sample_grids(run))
     last = chosen[-1][0]
     frames = [_frame(faces_of(path, CELLS), f"iteration {step:,}", step / max(1, last)) for step, path in chosen]
     durations = [MILLISECONDS["training"]] * len(frames)
@@ -149,6 +148,14 @@ def write_film(run: Path, model: Path, out: Path, most_bytes: int) -> Path:
                 stream.write(content.getvalue())
             return out
     raise ProjectError(f"{len(frames)} frames do not fit into {most_bytes} bytes. Give more with --most-bytes.")
+
+
+def moments(grids: list) -> list:
+    """At most MOMENTS of the grids, with the first and the last; closer together early, when faces change most."""
+    if len(grids) <= MOMENTS:
+        return grids
+    chosen = (np.linspace(0, 1, MOMENTS) ** 2 * (len(grids) - 1)).round().astype(int)
+    return [grids[i] for i in np.unique(chosen)]
 
 
 def walk(model: Path) -> Iterator[np.ndarray]:
@@ -180,7 +187,7 @@ def _frame(faces: np.ndarray, text: str, share: float) -> Image.Image:
 
 
 def write_pages(run: Path, model: Path, folder: Path) -> list[Path]:
-    """report.jpg and playground.jpg in `folder`: the first screens of both pages, half as large. Needs Chromium."""
+    """The first screens of report and playground, half as large, in English and Chinese. Needs Chromium."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -188,17 +195,22 @@ def write_pages(run: Path, model: Path, folder: Path) -> list[Path]:
         raise ProjectError("No Chromium was found: install it to take pictures of pages.")
     with sync_playwright() as driver, playground(model) as address:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport=VIEW, locale="en-GB")
-        page.goto(write_report(run).resolve().as_uri())
-        page.wait_for_timeout(1000)  # it paints its canvases when its images are decoded
-        report = page.screenshot()
-        page.goto(address)
-        page.wait_for_function("'ready' in document.body.dataset && playground.isIdle()")
-        shots = {"report.jpg": report, "playground.jpg": page.screenshot()}
+        report, shots = write_report(run).resolve().as_uri(), {}
+        for locale, suffix in (("en-GB", ".jpg"), ("zh-CN", ".zh.jpg")):
+            page = browser.new_page(viewport=VIEW, locale=locale)
+            page.set_default_timeout(120_000)  # a busy machine is no failure
+            page.goto(report)
+            page.wait_for_timeout(1000)  # it paints its canvases when its images are decoded
+            shots[f"report{suffix}"] = page.screenshot()
+            page.goto(address)
+            page.wait_for_function("'ready' in document.body.dataset && playground.isIdle()")
+            shots[f"playground{suffix}"] = page.screenshot()
         browser.close()
     for name, content in shots.items():
         shot = Image.open(io.BytesIO(content)).convert("RGB")
-        _write(folder / name, shot.resize((VIEW["width"] // 2, VIEW["height"] // 2), Image.Resampling.LANCZOS), 85)
+        small = shot.resize((VIEW["width"] // 2, VIEW["height"] // 2), Image.Resampling.LANCZOS)
+        ImageDraw.Draw(small).rectangle((0, 0, small.width - 1, small.height - 1), outline=RAIL)  # white on white else
+        _write(folder / name, small, 85)
     return [folder / name for name in shots]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,20 @@ TOOLS = {
     "docs/make_figures.py": ("docs.make_figures", "parser"),
     "docs/make_pictures.py": ("docs.make_pictures", "parser"),
 }
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Widths, sizes and distances of GitHub's own page.
+STYLE = """
+body { margin: 0; font: 16px/1.5 "Noto Sans", "Noto Sans CJK SC", Helvetica, Arial, sans-serif; color: #1f2328 }
+main { max-width: 980px; margin: 0 auto; padding: 32px 16px; overflow-wrap: break-word }
+h1, h2 { margin: 24px 0 16px; padding-bottom: .3em; border-bottom: 1px solid #d1d9e0b3; line-height: 1.25 }
+h1 { margin-top: 0; font-size: 2em } h2 { font-size: 1.5em } a { color: #0969da; text-decoration: none }
+p, ul, table, pre { margin: 0 0 16px } ul { padding-left: 2em } li + li { margin-top: .25em } img { max-width: 100% }
+table { display: block; width: max-content; max-width: 100%; overflow: auto; border-collapse: collapse }
+th, td { padding: 6px 13px; border: 1px solid #d1d9e0 } tr:nth-child(2n) { background: #f6f8fa }
+code { padding: .2em .4em; font: 85% ui-monospace, "DejaVu Sans Mono", monospace; background: #818b981f }
+pre { padding: 16px; overflow: auto; font-size: 85%; line-height: 1.45; background: #f6f8fa; border-radius: 6px }
+pre code { padding: 0; font-size: 100%; background: none }
+"""
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -144,6 +159,32 @@ def test_no_line_of_a_code_block_is_wider_than_its_box(page):
 @pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
 def test_the_readme_is_short(page):
     assert len((ROOT / page).read_text("utf-8").splitlines()) <= 120
+
+
+def rendered(page: str) -> str:
+    """A page as HTML, its images by their addresses on this machine."""
+    markdown = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed: README cannot be rendered")
+    body = markdown.MarkdownIt("commonmark", {"html": True}).enable("table").render((ROOT / page).read_text("utf-8"))
+    base = f'<base href="{(ROOT / page).parent.as_uri()}/">'
+    return f'<!doctype html><meta charset="utf-8">{base}<style>{STYLE}</style><main>{body}</main>'
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed: README cannot be opened")
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_the_readme_is_at_most_2500_pixels_high_and_its_first_commands_need_no_scrolling(page, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    (tmp_path / "page.html").write_text(rendered(page), "utf-8")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        opened = browser.new_page(viewport={"width": 1280, "height": 900})
+        opened.set_default_timeout(120_000)
+        opened.goto((tmp_path / "page.html").as_uri())
+        assert opened.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
+        assert opened.evaluate("document.documentElement.scrollHeight") <= 2500
+        assert opened.evaluate("document.querySelector('pre').getBoundingClientRect().bottom") <= 900
+        boxes = "[...document.querySelectorAll('pre, table')].filter((box) => box.scrollWidth > box.clientWidth)"
+        assert opened.evaluate(f"{boxes}.map((box) => box.textContent)") == []
+        browser.close()
 
 
 def test_the_library_example_runs(work_folder, capsys):

@@ -84,6 +84,14 @@ def test_the_film_shows_the_training_then_a_walk_that_ends_where_it_began(run_fo
     assert np.abs(cells(frames[-1], 5) - cells(grid(last).transpose(1, 2, 0), 5)).mean() < 12
 
 
+def test_a_film_of_a_long_training_shows_more_of_its_beginning():
+    steps = list(range(0, 22_000, 100))
+    chosen = make_pictures.moments(steps)
+    assert 30 <= len(chosen) <= 40 and chosen[:3] == [0, 100, 200] and chosen[-1] == 21_900
+    assert len([step for step in chosen if step < 5_000]) > len([step for step in chosen if step > 17_000])
+    assert make_pictures.moments(steps[:39]) == steps[:39]
+
+
 def test_a_film_that_does_not_fit_and_a_folder_that_is_no_run_are_refused(run_folder, model, tmp_path):
     arguments = ["--model", str(model), "--out", str(tmp_path / "film.webp")]
     with pytest.raises(ProjectError, match="do not fit into 500 bytes"):
@@ -97,8 +105,9 @@ def test_a_film_that_does_not_fit_and_a_folder_that_is_no_run_are_refused(run_fo
 def test_thumbnails_are_of_the_report_and_the_playground(run_folder, model, tmp_path):
     pytest.importorskip("playwright", reason="Playwright is not installed: no browser can be driven")
     assert make_pictures.main(["pages", str(run_folder), "--model", str(model), "--out", str(tmp_path)]) == 0
-    report, playground = (
-        np.asarray(Image.open(tmp_path / f"{name}.jpg")).astype(int) for name in ("report", "playground")
-    )
+    names = ("report.jpg", "playground.jpg", "report.zh.jpg", "playground.zh.jpg")
+    report, playground, *chinese = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in names)
     assert report.shape == playground.shape == (539, 500, 3)
     assert report.std() > 10 and playground.std() > 10 and np.abs(report - playground).mean() > 5
+    for english, other in zip((report, playground), chinese):
+        assert 0.5 < np.abs(english - other).mean() < 20  # the same page in other words
