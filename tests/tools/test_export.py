@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import re
@@ -10,9 +11,11 @@ import pytest
 
 from dcgan import DCGAN, TrainConfig
 from dcgan.checkpoints.params import read_params
+from export.exporter import ExportConfig
 from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
+tool = importlib.import_module("tools.export")
 
 
 def export(*arguments, cwd, interpreter=()):
@@ -57,20 +60,20 @@ def test_the_newest_run_is_exported_and_the_report_ends_with_the_next_command(fo
     ]
 
 
-def test_json_is_the_manifest_on_one_line_and_another_folder_is_part_of_the_next_command(folder):
+def test_json_is_the_manifest_on_one_line_and_another_folder_is_part_of_the_next_command(run_here, folder):
     run = folder / "work" / "train" / "00000-cartoon"
     flags = ["--checkpoint", run, "--out", folder / "else where", "--format", "paddle", "--precise-bn", 0]
-    answer = export(*flags, "--json", cwd=folder)
+    answer = run_here(tool.main, *flags, "--json", cwd=folder)
     assert answer.returncode == 0 and answer.stdout.count("\n") == 1
     assert json.loads(answer.stdout) == json.loads((folder / "else where" / "manifest.json").read_text())
-    answer = export(*flags, cwd=folder)
+    answer = run_here(tool.main, *flags, cwd=folder)
     assert answer.stdout.splitlines()[-1] == (
         f"next: python deploy/infer.py --n 100 --backend paddle --model '{folder / 'else where'}'"
     )
 
 
-def test_params_are_written_beside_what_is_exported(folder, exported):
-    answer = export("--format", "params", cwd=folder)
+def test_params_are_written_beside_what_is_exported(run_here, folder, exported):
+    answer = run_here(tool.main, "--format", "params", cwd=folder)
     assert answer.returncode == 0 and answer.stdout == "work/export/generator.params\n"
     assert read_params(folder / "work" / "export" / "generator.params")["conv_1.weight"].dtype == np.float32
     assert (folder / "work" / "export" / "generator.onnx").exists()
@@ -106,14 +109,14 @@ def test_without_onnx_one_line_says_so_before_anything_is_loaded(folder, format)
     assert not (folder / "never").exists()
 
 
-def test_onnx_is_what_is_exported_when_no_format_is_named(folder):
-    answer = export("--out", "plain", "--precise-bn", 0, cwd=folder)
+def test_onnx_is_what_is_exported_when_no_format_is_named(run_here, folder):
+    answer = run_here(tool.main, "--out", "plain", "--precise-bn", 0, cwd=folder)
     assert answer.returncode == 0, answer.stderr
     assert (folder / "plain" / "generator.onnx").is_file()
 
 
-def test_a_page_for_the_browser_is_a_folder_of_its_own(folder):
-    answer = export("--format", "web", "--single-file", cwd=folder)
+def test_a_page_for_the_browser_is_a_folder_of_its_own(run_here, folder):
+    answer = run_here(tool.main, "--format", "web", "--single-file", cwd=folder)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.splitlines()[-2:] == [
         "next: python -m http.server --directory work/web, then open http://localhost:8000",
@@ -133,13 +136,6 @@ def test_help_shows_defaults_and_examples_without_importing_paddle(tmp_path):
 
 
 def test_defaults_of_the_flags_are_those_of_the_library():
-    import importlib.util
-
-    from export.exporter import ExportConfig
-
-    spec = importlib.util.spec_from_file_location("tools_export", ROOT / "tools" / "export.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     args = tool.parser().parse_args([])
     for name in ("checkpoint", "precision", "opset", "precise_bn", "uint8", "single_file", "device"):
         assert getattr(args, name) == getattr(ExportConfig(), name)
@@ -162,9 +158,9 @@ def test_defaults_of_the_flags_are_those_of_the_library():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_use_gives_one_clear_line_and_a_non_zero_exit(folder, arguments, code, words):
+def test_wrong_use_gives_one_clear_line_and_a_non_zero_exit(run_here, folder, arguments, code, words):
     before = {path for path in folder.rglob("*") if not path.name.endswith(".lock")}
-    answer = export(*arguments, cwd=folder)
+    answer = run_here(tool.main, *arguments, cwd=folder)
     last = answer.stderr.strip().splitlines()[-1]
     assert answer.returncode == code and words in last and "Traceback" not in answer.stderr, answer.stderr
     assert answer.stdout == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+tool = importlib.import_module("tools.prepare")
 TOOL = Path(__file__).parents[2] / "tools" / "prepare.py"
 
 
@@ -88,11 +90,11 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
         (("--data", "cartoon:1", "--out", "a.npy", "--colour"), 2, "unrecognized arguments: --colour"),
     ],
 )
-def test_wrong_use_is_one_clear_line(tmp_path, arguments, code, message):
-    returned, out, err = run(*arguments, folder=tmp_path)
-    assert (returned, out) == (code, "")
-    assert message in err.splitlines()[-1]
-    assert code == 2 or len(err.splitlines()) == 1
+def test_wrong_use_is_one_clear_line(run_here, tmp_path, arguments, code, message):
+    answer = run_here(tool.main, *arguments, cwd=tmp_path)
+    assert (answer.returncode, answer.stdout) == (code, "")
+    assert message in answer.stderr.splitlines()[-1]
+    assert code == 2 or len(answer.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

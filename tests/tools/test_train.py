@@ -92,26 +92,35 @@ def test_help_all_shows_every_setting_with_its_default(capsys):
     assert "(default: 0.0005)" in text and "--log-level" in text and "--config" in text
 
 
-def test_dry_run_prints_the_config_and_counts_and_writes_nothing(tmp_path, faces):
+def test_dry_run_prints_the_config_and_counts_and_writes_nothing(run_here, tmp_path, faces):
     before = sorted(tmp_path.rglob("*"))
-    answer = train("--data", faces, "--dry-run", *TINY, cwd=tmp_path)
+    answer = run_here(tool.main, "--data", faces, "--dry-run", *TINY, cwd=tmp_path)
     facts = json.loads(answer.stdout)
     assert answer.returncode == 0 and facts["images"] == 24 and facts["config"]["image_size"] == 16
     assert facts["parameters"]["discriminator"] == 848
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_data_it_says_that_faces_are_drawn_and_uses_the_quick_settings(tmp_path):
-    answer = train("--dry-run", cwd=tmp_path)
+def test_without_data_it_says_that_faces_are_drawn_and_uses_the_quick_settings(run_here, tmp_path):
+    answer = run_here(tool.main, "--dry-run", cwd=tmp_path)
     facts = json.loads(answer.stdout)
     assert "training on synthetic faces, with --preset quick" in answer.stderr
     assert facts["config"]["data"] == "cartoon" and facts["config"]["base_channels"] == 32
 
 
-def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_said(tmp_path, faces):
+def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_said(run_here, tmp_path, faces):
     def config(*arguments):
-        answer = train(
-            "--data", faces, "--image-size", "16", "--base-channels", "4", "--dry-run", *arguments, cwd=tmp_path
+        answer = run_here(
+            tool.main,
+            "--data",
+            faces,
+            "--image-size",
+            "16",
+            "--base-channels",
+            "4",
+            "--dry-run",
+            *arguments,
+            cwd=tmp_path,
         )
         return json.loads(answer.stdout)["config"]
 
@@ -121,15 +130,17 @@ def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_
     assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 14
 
 
-def test_the_tutorial_preset_is_the_tutorials_text(tmp_path):
-    config = json.loads(train("--data", "cartoon", "--preset", "tutorial", "--dry-run", cwd=tmp_path).stdout)["config"]
+def test_the_tutorial_preset_is_the_tutorials_text(run_here, tmp_path):
+    config = json.loads(
+        run_here(tool.main, "--data", "cartoon", "--preset", "tutorial", "--dry-run", cwd=tmp_path).stdout
+    )["config"]
     expected = {"epochs": 8, "batch_size": 128, "d_steps": 1, "g_steps": 2, "lr": 2e-4, "beta1": 0.5, "ema": 0.0}
     assert {name: config[name] for name in expected} == expected
 
 
-def test_config_of_a_run_is_taken_and_explicit_flags_win(tmp_path, faces):
-    train("--data", faces, "--steps", 1, *TINY, cwd=tmp_path)
-    answer = train("--config", "work/train/00000-faces", "--lr", "0.001", "--dry-run", cwd=tmp_path)
+def test_config_of_a_run_is_taken_and_explicit_flags_win(run_here, tmp_path, faces):
+    run_here(tool.main, "--data", faces, "--steps", 1, *TINY, cwd=tmp_path)
+    answer = run_here(tool.main, "--config", "work/train/00000-faces", "--lr", "0.001", "--dry-run", cwd=tmp_path)
     config = json.loads(answer.stdout)["config"]
     assert config["lr"] == 0.001 and config["base_channels"] == 4
 
@@ -165,10 +176,10 @@ def test_an_older_spelling_of_a_flag_works_and_is_not_advertised(capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_wrong_use_gives_one_clear_line_and_a_non_zero_exit(tmp_path, faces, arguments, code, words):
+def test_wrong_use_gives_one_clear_line_and_a_non_zero_exit(run_here, tmp_path, faces, arguments, code, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "typo.json").write_text('{"epoch": 3}')
-    assert_one_line(train(*arguments, cwd=tmp_path), code, *words)
+    assert_one_line(run_here(tool.main, *arguments, cwd=tmp_path), code, *words)
 
 
 @pytest.mark.parametrize("largest_file_bytes", [200, 4000])
@@ -186,7 +197,7 @@ def test_a_write_that_fails_gives_one_clear_line_and_leaves_no_half_file(tmp_pat
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(tmp_path, faces, number, code):
+def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(run_here, tmp_path, faces, number, code):
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "--data", str(faces), "--epochs", "100000", *TINY]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -204,5 +215,5 @@ def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(tmp_pat
     step = int(saved[-1].name[5:])
     next_command = "python tools/train.py --resume work/train/00000-faces"
     assert f"stopped at step {step}, saved. Continue with: {next_command}" in stderr
-    resumed = train("--resume", "--steps", int(saved[-1].name[5:]) + 2, cwd=tmp_path)
+    resumed = run_here(tool.main, "--resume", "--steps", int(saved[-1].name[5:]) + 2, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

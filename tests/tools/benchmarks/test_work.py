@@ -44,7 +44,7 @@ def test_operations_of_a_layer_are_counted_as_the_definition_says():
 def test_a_training_step_has_the_passes_that_are_needed_and_no_others():
     g, d = ([layer.flop for layer in layers] for layers in (work.generator(7, 4, 16), work.discriminator(4, 16)))
     once = 3 * sum(g) - g[0] + 2 * sum(d)  # G: all but the gradient of latents; D judging: no gradients of weights
-    twice = 3 * sum(d) - d[0]  # D learning, from real and from drawn: all but the gradient of images
+    twice = 3 * sum(d) - d[0]  # D learning, from real and from fake: all but the gradient of images
     assert work.training_step(7, 4, 16, 3).flop == 3 * (once + 2 * twice)
     full, half = (work.training_step(7, 4, 16, 3, n).bytes for n in (4, 2))
     assert full / 2 < half < full  # the optimizer keeps float32
