@@ -183,8 +183,8 @@ def _check_flags(channel: ControlChannel, launch: Launch, flags: dict[str, Any])
     different = [
         f"process {rank} was started with another --{name.replace('_', '-')} than process 0"
         for rank, theirs in enumerate(everybody)
-        for name in sorted(flags)
-        if theirs.get(name) != flags[name]
+        for name in sorted({*flags, *theirs})  # settings that were not given are in neither
+        if theirs.get(name) != flags.get(name)
     ]
     different = channel.broadcast(different)
     if different:

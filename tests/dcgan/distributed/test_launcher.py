@@ -110,10 +110,10 @@ def test_a_launcher_trains_with_two_processes_and_leaves_one_run_folder(form, tm
 
 
 def test_processes_with_different_flags_end_with_the_flag_that_differs(tmp_path, start_together):
-    processes = start_together([TRAIN, "--data", "cartoon:32", "--device", "cpu"], tmp_path, extra=["--dry-run"])
+    processes = start_together([TRAIN, "--data", "cartoon:32", "--device", "cpu"], tmp_path, extra=["--lr", "1e-3"])
     for process in processes:
         process.wait(timeout=120)
     said = [Path(process.log).read_text().splitlines() for process in processes]
-    line = "error: process 1 was started with another --dry-run than process 0; give the same command to all processes"
+    line = "error: process 1 was started with another --lr than process 0; give the same command to all processes"
     assert said == [[line], [line]] and [process.returncode for process in processes] == [1, 1]
     assert not (tmp_path / "work").exists()
