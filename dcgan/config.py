@@ -192,21 +192,6 @@ class TrainConfig:
     noise_steps: int = _setting(
         1000, "regularisation", "iterations after which --instance-noise has fallen to 0", 1, _MANY, unit="iterations"
     )
-    r1: float = _setting(
-        0.0,
-        "regularisation",
-        "weight of the penalty on the discriminator's gradient (R1, Mescheder et al. 2018); 0: none",
-        0.0,
-        1e6,
-    )
-    r1_every: int = _setting(
-        16,
-        "regularisation",
-        "iterations between two penalties of --r1 (Karras et al. 2020)",
-        1,
-        _MANY,
-        unit="iterations",
-    )
 
     out: str = _setting("work/train", "output", "folder under which numbered run folders are made")
     log_every: int = _setting(10, "output", "iterations between two log lines", 1, _MANY, unit="iterations")
@@ -264,11 +249,11 @@ class TrainConfig:
         """
         known = {f.name: f for f in fields(cls)}
         values = {_RENAMED.get(name, name): value for name, value in values.items()}
-        values = {name: value for name, value in values.items() if name not in _RETIRED or _RETIRED[name] != value}
+        values = {name: value for name, value in values.items() if _RETIRED.get(name, ()) not in (value, None)}
         problems: list[str] = []
         for name, value in values.items():
             if name in _RETIRED:
-                problems.append(f"{name} is gone: it made faces worse (docs/quality.md); received {value!r}")
+                problems.append(f"{name} is gone, docs/quality.md says why; received {value!r}")
             elif name not in known:
                 nearest = difflib.get_close_matches(name, known, 1)
                 problems.append(f"unknown setting {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""))
@@ -292,9 +277,9 @@ TrainConfig.__doc__ = "\n".join(
     [TrainConfig.__doc__ or "", "", *(f"{f.name}: {help_text(f)}" for f in fields(TrainConfig))]
 )
 
-# Older names of settings, and settings that are gone, with the value at which they did nothing.
+# Older names of settings, and settings that are gone, with the value at which they did nothing; None: any value.
 _RENAMED = {alias: f.name for f in fields(TrainConfig) for alias in f.metadata["aliases"]}
-_RETIRED = {"spectral_norm": False, "label_smoothing": 0.0}
+_RETIRED = {"spectral_norm": False, "label_smoothing": 0.0, "r1": 0.0, "r1_every": None}
 
 
 # Settings that may differ between a checkpoint and the run that continues it.
@@ -364,10 +349,6 @@ def _combination_problems(config: TrainConfig) -> list[str]:
         problems.append(f"diffaugment must be some of {','.join(DIFFAUGMENT)}, received {config.diffaugment!r}")
     if config.sync_bn and config.precise_bn and not config.ema:
         problems.append("precise_bn with sync_bn needs an averaged generator: set ema")
-    if config.r1 and config.amp == "O2":
-        problems.append("r1 needs float32 weights, received amp O2; O1 has them")
-    if config.r1 and config.sync_bn:
-        problems.append("r1 knows the statistics of its own process only: leave out sync_bn")
     return problems
 
 

@@ -15,7 +15,6 @@ from .training.adversarial_model import AdversarialModel
 from .training.augment import Augmentation, Chain, DiffAugment, InstanceNoise
 from .training.losses import objective
 from .training.lr_schedule import WarmupAndDecay
-from .training.r1 import R1
 
 
 class DCGAN(AdversarialModel):
@@ -68,7 +67,6 @@ class DCGAN(AdversarialModel):
             d_steps=config.d_steps,
             g_steps=config.g_steps,
             augment=augmentation(config),
-            penalty=R1(config.r1, config.r1_every) if config.r1 else None,
             schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
             precise_bn=config.precise_bn,
             precision=self.compute.precision,

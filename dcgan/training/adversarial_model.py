@@ -24,7 +24,6 @@ from .hapi import Scalar, check_images
 from .losses import OBJECTIVES, Objective
 from .lr_schedule import Schedule
 from .precision import FLOAT32, Precision
-from .r1 import Penalty
 from .state import master_weights
 from .two_networks import TwoNetworkModel
 
@@ -66,9 +65,7 @@ class AdversarialModel(TwoNetworkModel):
         real, fake = self._augmented(real), self._augmented(fake)
         real_logits, fake_logits = self._logits(real), self._logits(fake)
         loss = self.losses.discriminator(real_logits, fake_logits)
-        penalty = self.penalty(self.discriminator, real, self.global_step) if self.penalty else None
-        # One backward over the sum: what data parallel needs too.
-        self._backward_and_step("discriminator", loss if penalty is None else loss + penalty)
+        self._backward_and_step("discriminator", loss)  # one backward over the sum: what data parallel needs too
         self.scalars["loss_d"] = loss.detach()
         self.scalars["score_real"] = nn.functional.sigmoid(real_logits.detach()).mean()
         self.scalars["score_fake"] = nn.functional.sigmoid(fake_logits.detach()).mean()
@@ -160,14 +157,13 @@ class AdversarialModel(TwoNetworkModel):
         g_steps: int = 1,
         precision: Precision = FLOAT32,
         augment: Augmentation | None = None,
-        penalty: Penalty | None = None,
         schedule: Schedule | None = None,
         precise_bn: bool = False,
         sampling_kernels: Any = PADDLE_KERNELS,
     ) -> None:
         """Say how the networks learn. Without optimizers the model can only sample.
 
-        Args: losses, precision, augment, penalty, schedule - see the modules of these names beside this one.
+        Args: losses, precision, augment, schedule - see the modules of these names beside this one.
               d_steps - discriminator steps per iteration; an iteration takes d_steps batches, handed over as one.
               g_steps - generator steps per iteration.  precise_bn - whether a generator that is not averaged, too, is
               given BatchNorm statistics of its own weights before it samples or is saved; the averaged one always is.
@@ -176,7 +172,7 @@ class AdversarialModel(TwoNetworkModel):
         metrics = [Scalar(name, self) for name in ("loss_d", "loss_g", "score_real", "score_fake")]
         super().prepare(generator_optimizer, discriminator_optimizer, metrics, precision, precise_bn, sampling_kernels)
         self.losses, self.d_steps, self.g_steps = losses, d_steps, g_steps
-        self.augment, self.penalty, self.schedule = augment, penalty, schedule
+        self.augment, self.schedule = augment, schedule
         self._learning_rates = {name: optimizer.get_lr() for name, optimizer in self._optimizers().items()}
 
     def fit(self, train_data: Any = None, *args: Any, **kwargs: Any) -> None:
