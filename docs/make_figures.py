@@ -45,7 +45,7 @@ from dcgan.training.losses import OBJECTIVES
 from deploy.files import atomic_write
 from deploy.seeds import latents
 from deploy.walk import walk_latents
-from docs.make_pictures import cut
+from docs.make_images import cut
 from tools.console import add_log_level, run, start_logging
 
 DOCS = Path(__file__).resolve().parent
@@ -81,17 +81,17 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.docs / "images" / "tutorial"
     out.mkdir(parents=True, exist_ok=True)
 
-    draw_data(out / "data.jpg", data)
-    draw_crop(out / "crop.jpg", config.image_size)
-    draw_networks(out / "networks.png", model)
-    draw_loss(out / "loss.png")
-    draw_shown(out / "shown.jpg", data)
-    draw_progress(out / "progress.jpg", folder / "samples")
-    draw_curves(out / "curves.png", records)
-    draw_comparison(out / "comparison.jpg", model, data)
-    draw_modes(out / "modes.jpg", model)
-    draw_walk(out / "walk.jpg", model)
-    figures = judge(out / "nearest.jpg", model, data, min(arguments.n, len(data) // 2))
+    write_data(out / "data.jpg", data)
+    write_crop(out / "crop.jpg", config.image_size)
+    write_networks(out / "networks.png", model)
+    write_loss(out / "loss.png")
+    write_augmented(out / "shown.jpg", data)
+    write_progress(out / "progress.jpg", folder / "samples")
+    write_curves(out / "curves.png", records)
+    write_comparison(out / "comparison.jpg", model, data)
+    write_modes(out / "modes.jpg", model)
+    write_walk(out / "walk.jpg", model)
+    figures = write_nearest(out / "nearest.jpg", model, data, min(arguments.n, len(data) // 2))
     numbers = {**training_numbers(model, data, records), **figures}
     for language in ("en", "zh"):
         write_numbers(arguments.docs / f"tutorial.{language}.md", numbers, language)
@@ -110,11 +110,11 @@ def write_jpeg(path: Path, image_uint8: np.ndarray, quality: int = 88) -> None:
         stream.write(encoded.tobytes())
 
 
-def draw_data(path: Path, data: PackedData) -> None:
+def write_data(path: Path, data: PackedData) -> None:
     write_jpeg(path, grid(np.asarray(data.images[:48]), columns=12))
 
 
-def draw_shown(path: Path, data: PackedData) -> None:
+def write_augmented(path: Path, data: PackedData) -> None:
     """Above training images, below what the discriminator sees of them by the default settings."""
     images = np.asarray(data.images[:12])
     paddle.seed(0)
@@ -122,7 +122,7 @@ def draw_shown(path: Path, data: PackedData) -> None:
     write_jpeg(path, grid(np.concatenate([images, to_uint8(shown)]), columns=len(images)))
 
 
-def draw_crop(path: Path, size: int) -> None:
+def write_crop(path: Path, size: int) -> None:
     """A portrait as it is, shrunk with the square that is kept, and that square."""
     portrait = draw_face(4)  # [218, 178, 3]
     kept = fit_image(portrait, size)
@@ -139,7 +139,7 @@ def draw_crop(path: Path, size: int) -> None:
     write_jpeg(path, np.concatenate(parts, axis=1)[:, :-16].transpose(2, 0, 1))
 
 
-def draw_progress(path: Path, samples: Path, columns: int = 10) -> None:
+def write_progress(path: Path, samples: Path, columns: int = 10) -> None:
     """A row per seed, a column per moment, cut out of the sample grids."""
     paths = sorted(samples.glob("step-*.png"))
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, columns).round().astype(int))]
@@ -148,14 +148,14 @@ def draw_progress(path: Path, samples: Path, columns: int = 10) -> None:
     write_jpeg(path, grid(np.stack(faces).transpose(0, 3, 1, 2), columns=len(grids)))
 
 
-def draw_comparison(path: Path, model: DCGAN, data: PackedData) -> None:
+def write_comparison(path: Path, model: DCGAN, data: PackedData) -> None:
     """Real faces on the left, generated ones on the right."""
     real, fake = np.asarray(data.images[:36]), to_uint8(model.generate(range(36)))
     space = np.full((3, grid(real).shape[1], 16), 255, np.uint8)
     write_jpeg(path, np.concatenate([grid(real), space, grid(fake)], axis=2))
 
 
-def draw_modes(path: Path, model: DCGAN) -> None:
+def write_modes(path: Path, model: DCGAN) -> None:
     """One seed beside eight different neighbours: above in training mode, below in eval mode."""
     network = copy.deepcopy(model.inference_generator())  # training mode would move the running statistics
     batches = [[7, 100 + i] for i in range(8)]
@@ -166,7 +166,7 @@ def draw_modes(path: Path, model: DCGAN) -> None:
     write_jpeg(path, grid(to_uint8(np.stack(above + below)), columns=len(batches)))
 
 
-def draw_walk(path: Path, model: DCGAN) -> None:
+def write_walk(path: Path, model: DCGAN) -> None:
     """Three rows: from one face to the next and on, round to the first."""
     path_of_latents = walk_latents([5, 24, 66], 30, model.config.latent_dim)
     with evaluating(model.inference_generator()), paddle.no_grad():
@@ -174,7 +174,7 @@ def draw_walk(path: Path, model: DCGAN) -> None:
     write_jpeg(path, grid(to_uint8(images), columns=10))
 
 
-# ---- drawings -------------------------------------------------------------------------------------------------------
+# ---- figures --------------------------------------------------------------------------------------------------------
 
 
 def new_figure(width: float, height: float, **layout: float) -> tuple[Figure, list]:
@@ -189,7 +189,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
 
 
-def draw_networks(path: Path, model: DCGAN) -> None:
+def write_networks(path: Path, model: DCGAN) -> None:
     """What stands between the layers of both networks, read off a forward pass."""
     figure, axes = new_figure(9, 3.6, nrows=2)
     size = model.config.image_size
@@ -226,7 +226,7 @@ def shapes_between(network: paddle.nn.Layer, value: paddle.Tensor) -> list[list[
     return shapes
 
 
-def draw_loss(path: Path) -> None:
+def write_loss(path: Path) -> None:
     """The generator's loss of the paper's game and the one that is used, over D(G(z)), with their slopes."""
     logits = paddle.linspace(-6, 6, 241)
     logits.stop_gradient = False
@@ -246,7 +246,7 @@ def draw_loss(path: Path) -> None:
     save(figure, path)
 
 
-def draw_curves(path: Path, records: Sequence[dict]) -> None:
+def write_curves(path: Path, records: Sequence[dict]) -> None:
     figure, (left, right) = new_figure(9, 2.8, ncols=2)
     steps = [record["step"] for record in records]
     for axis, names in ((left, ("loss_d", "loss_g")), (right, ("score_real", "score_fake"))):
@@ -307,11 +307,11 @@ def training_numbers(model: DCGAN, data: PackedData, records: Sequence[dict]) ->
     }
 
 
-def judge(path: Path, model: DCGAN, data: PackedData, n: int) -> dict[str, str]:
-    """Figures of n generated images against n real ones, and the drawing of the nearest neighbours."""
+def write_nearest(path: Path, model: DCGAN, data: PackedData, n: int) -> dict[str, str]:
+    """Figures of n generated images against n real ones, and the image of the nearest neighbours."""
     fake = to_uint8(model.generate(range(n)))
-    report, drawing = evaluate(data, fake, {"seeds": f"0-{n - 1}"})
-    write_jpeg(path, drawing, 80)
+    report, nearest = evaluate(data, fake, {"seeds": f"0-{n - 1}"})
+    write_jpeg(path, nearest, 80)
     real, others = chosen_real(data, n), chosen_real(data, n, skip=n)
     untrained = to_uint8(DCGAN(model.config).generate(range(n)))
     figures = report["figures"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train recipes one after another, measure each with both meters, and write the table for docs/quality.md.
+"""Train recipes one after another, measure each with both sets of metrics, and write the table for docs/quality.md.
 
     python docs/search_recipes.py recipes.txt --inception effnet_lite0.onnx --inception-range=-0.9921875,1
 

@@ -35,7 +35,7 @@ class BatchNormChange(NamedTuple):
         )
 
 
-def reestimate(generator: nn.Layer, latent_dim: int, batches: int) -> BatchNormChange:
+def precise_bn_change(generator: nn.Layer, latent_dim: int, batches: int) -> BatchNormChange:
     """Apply `precise_bn` to `generator`, in place, over `batches` of 64 fixed latents, and say what changed.
 
     Raises ValueError for fewer than one batch, ExportError when a layer's input is not finite.

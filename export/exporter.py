@@ -32,7 +32,7 @@ from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write
 from deploy.seeds import latents
 
 from . import parity, static_graph
-from .batch_norm_change import BatchNormChange, reestimate
+from .batch_norm_change import BatchNormChange, precise_bn_change
 from .certificate import Exported, certify
 from .converter import check_installed, check_opset, convert
 from .folder import PARAMS_FILE, replacing
@@ -69,7 +69,7 @@ class ExportConfig:
 
     @property
     def makes_onnx(self) -> bool:
-        """Whether ONNX is among the formats: the web page draws with it, too."""
+        """Whether ONNX is among the formats: the web page uses it, too."""
         return "onnx" in self.formats or "web" in self.formats
 
     @property
@@ -78,7 +78,7 @@ class ExportConfig:
         return "fp16-weights" if "web" in self.formats else self.precision
 
     def check(self) -> None:
-        """Raise ValueError for wishes that exclude each other."""
+        """Raise ValueError for settings that exclude each other."""
         is_web = tuple(self.formats) == ("web",)
         if is_web and (self.precision != "fp32" or self.uint8 or tuple(self.networks) != ("generator",)):
             raise ValueError(
@@ -159,7 +159,7 @@ def _prepare(config: ExportConfig) -> tuple[Source, BatchNormChange | None, str]
         return source, None, device
     generator = source.networks["generator"].layer
     with eval_kernels(generator, compute.sampling_kernels()):  # as for the training grid: it has the same statistics
-        change = reestimate(generator, source.latent_dim, config.precise_bn)
+        change = precise_bn_change(generator, source.latent_dim, config.precise_bn)
     log.info("%s", change.sentence())
     return source, change, device
 

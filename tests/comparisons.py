@@ -15,7 +15,7 @@ def equal(a, b):
 
 def everything(model):
     """All that a run is made of, as arrays by name."""
-    found = {"image": model.generate(0)}  # drawing brings the averaged generator's statistics up to date
+    found = {"image": model.generate(0)}  # generating brings the averaged generator's statistics up to date
     for name, network in model._networks().items():
         found.update({f"{name}/{k}": v for k, v in network_arrays(network).items()})
     for name, optimizer in model._optimizers().items():

@@ -29,7 +29,7 @@ TOOLS = {
     "tools/benchmark.py": ("tools.benchmark", "parser"),
     "tools/doctor.py": ("tools.doctor", "parser"),
     "docs/make_figures.py": ("docs.make_figures", "parser"),
-    "docs/make_pictures.py": ("docs.make_pictures", "parser"),
+    "docs/make_images.py": ("docs.make_images", "parser"),
 }
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Widths, sizes and distances of GitHub's own page.

@@ -65,13 +65,13 @@ export class Engine {
   }
 
   /**
-   * Draw `latents` (Float32Arrays) and call `onPicture(index, pixels)` for each: Float32Array [3, size, size] in
-   * [-1, 1]. Resolves when all are drawn, to false if a newer job of the same lane came between.
+   * Draw `latents` (Float32Arrays) and call `onImage(index, pixels)` for each: Float32Array [3, size, size] in
+   * [-1, 1]. Resolves when all are generated, to false if a newer job of the same lane came between.
    */
-  draw(lane, latents, onPicture) {
+  generate(lane, latents, onImage) {
     this.#lanes.get(lane)?.finish(false);
     return new Promise((finish) => {
-      this.#lanes.set(lane, { latents, onPicture, finish, next: 0 });
+      this.#lanes.set(lane, { latents, onImage, finish, next: 0 });
       this.#feed();
     });
   }
@@ -108,7 +108,7 @@ export class Engine {
     if (id !== this.#busy.id) return;
     this.#busy = null;
     const length = pixels.length / count;
-    for (let i = 0; i < count; i++) job.onPicture(first + i, pixels.subarray(i * length, (i + 1) * length));
+    for (let i = 0; i < count; i++) job.onImage(first + i, pixels.subarray(i * length, (i + 1) * length));
     if (isLast) job.finish(true);
     this.#feed();
   }

@@ -1,6 +1,6 @@
 // The faces that somebody kept, in the browser's storage, or in memory where that is denied.
 
-/** Favourites of one model: another model would draw other faces at the same addresses. */
+/** Favourites of one model: another model would generate other faces at the same addresses. */
 export class Favourites {
   #name;
   #faces = [];

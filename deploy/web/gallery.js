@@ -2,7 +2,7 @@
 // Home and End move the focus; Enter, Space or a click chooses.
 
 import { describe, latentOf } from "./face.js";
-import { paint } from "./picture.js";
+import { paint } from "./image.js";
 import { scaled } from "./space.js";
 import { text } from "./texts.js";
 
@@ -44,7 +44,7 @@ export class Gallery {
     this.#shown = content;
     const latents = faces.map(({ face, wild }) => scaled(latentOf(face, model), wild));
     const canvases = buttons.map((button) => button.firstChild);
-    engine.draw(this.#lane, latents, (i, pixels) => paint(canvases[i], pixels, model.size));
+    engine.generate(this.#lane, latents, (i, pixels) => paint(canvases[i], pixels, model.size));
   }
 
   #isLarge({ face, wild }) {

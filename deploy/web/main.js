@@ -25,13 +25,13 @@ globalThis.playground = {
   latents,
   /** Resolves to the pixels of seeds: Float32Array [3, size, size] each, in [-1, 1]. */
   async images(seeds) {
-    const drawn = [];
-    await page.engine.draw("console", seeds.map((seed) => latents(seed, page.model.latentDim)), (i, pixels) => {
-      drawn[i] = pixels.slice();
+    const made = [];
+    await page.engine.generate("console", seeds.map((seed) => latents(seed, page.model.latentDim)), (i, pixels) => {
+      made[i] = pixels.slice();
     });
-    return drawn;
+    return made;
   },
-  /** Whether everything that is to be seen is drawn. */
+  /** Whether everything that is to be seen is there. */
   isIdle: () => Boolean(page?.engine?.isIdle),
 };
 
@@ -87,7 +87,7 @@ function showProgress(done, total) {
   element("progress-text").textContent = done < total ? text("progress", megabytes) : text("starting");
 }
 
-/** Tabs as in the ARIA practices: arrow keys, Home and End choose; only the chosen tool is shown and drawn. */
+/** Tabs as in the ARIA practices: arrow keys, Home and End choose; only the chosen tool is shown and computed. */
 function setUpTabs(shows) {
   for (const [i, tool] of TOOLS.entries()) {
     const tab = element(`tab-${tool}`);
@@ -128,6 +128,6 @@ function showFailure() {
   if (!failure) return;
   element("loading").hidden = true;
   element("problem").hidden = false;
-  document.querySelector("main").inert = !("ready" in document.body.dataset); // nothing was drawn, nothing can be
+  document.querySelector("main").inert = !("ready" in document.body.dataset); // nothing was generated, nothing can be
   element("problem").textContent = text(`failures.${failure.reason}`, { detail: failure.detail });
 }

@@ -1,10 +1,10 @@
 // One face on one canvas.
 
 import { latentOf } from "./face.js";
-import { paint } from "./picture.js";
+import { paint } from "./image.js";
 import { scaled } from "./space.js";
 
-/** Returns what draws {face, wild} onto `canvas`, in a lane of the engine; what is already there stays. */
+/** Returns what shows {face, wild} onto `canvas`, in a lane of the engine; what is already there stays. */
 export function setUpPortrait(page, lane, canvas) {
   let shown = "";
   return ({ face, wild }) => {
@@ -12,6 +12,6 @@ export function setUpPortrait(page, lane, canvas) {
     if (!page.engine || content === shown) return;
     shown = content;
     const { model } = page;
-    page.engine.draw(lane, [scaled(latentOf(face, model), wild)], (_, pixels) => paint(canvas, pixels, model.size));
+    page.engine.generate(lane, [scaled(latentOf(face, model), wild)], (_, pixels) => paint(canvas, pixels, model.size));
   };
 }

@@ -2,7 +2,7 @@
 
 import { addressOf, describe } from "./face.js";
 import { MAX_SEED } from "./latents.js";
-import { savePng } from "./picture.js";
+import { savePng } from "./image.js";
 import { setUpPortrait } from "./portrait.js";
 import { text } from "./texts.js";
 

@@ -11,7 +11,7 @@ let session = null;
 self.onmessage = async ({ data }) => {
   try {
     if (data.model) await start(data);
-    else await draw(data);
+    else await generate(data);
   } catch (error) {
     const detail = String(error?.message ?? error);
     self.postMessage({ failure: { reason: error instanceof Damaged ? "damaged" : "broken", detail } });
@@ -31,7 +31,7 @@ async function start({ wasm, model }) {
   self.postMessage({ ready: true });
 }
 
-async function draw({ id, latents, count }) {
+async function generate({ id, latents, count }) {
   const z = new ort.Tensor("float32", latents, [count, latents.length / count]);
   const { image } = await session.run({ z });
   const pixels = new Float32Array(image.data); // a copy: the tensor's memory belongs to the runtime

@@ -95,7 +95,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(config, caplog):
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
-def test_a_checkpoint_of_a_stranger_neither_says_where_to_write_nor_how_large_networks_are(config, work_folder):
+def test_a_checkpoint_of_unknown_origin_neither_says_where_to_write_nor_how_large_networks_are(config, work_folder):
     from dcgan.checkpoints.checkpoint import write_checkpoint
 
     run = runs.train(dataclasses.replace(config, steps=2)).folder

@@ -51,7 +51,7 @@ def test_the_report_is_shown_once_when_the_first_grid_of_each_session_is_in_it(c
     assert [one[:2] for one in shown] == [("report.html", 4), ("report.html", 8)] and shown[1][2] > before
 
 
-def test_generator_params_of_a_run_are_the_generator_that_draws(config):
+def test_generator_params_of_a_run_are_the_generator_that_generates(config):
     result = runs.train(config)
     ema = read_checkpoint(list_checkpoints(result.folder / "checkpoints")[-1]).groups["generator_ema"]
     params = read_params(result.folder / "generator.params")
@@ -158,7 +158,7 @@ def collapsing(monkeypatch):
         import dcgan.callbacks.watchdog as module
 
         monkeypatch.setattr(module.Watchdog, "WARM_UP_STEPS", 1)
-        judge = module.Watchdog._verdict
+        verdict = module.Watchdog._verdict
         attempts = []
 
         def pretend(self, record):
@@ -168,7 +168,7 @@ def collapsing(monkeypatch):
                 attempts.append(1)
             attempts[-1] = record["step"]
             healthy = record["step"] < 6 or len(attempts) > times
-            return judge(self, {**record, "sample_std": self._real_sample_std if healthy else 0.0})
+            return verdict(self, {**record, "sample_std": self._real_sample_std if healthy else 0.0})
 
         monkeypatch.setattr(module.Watchdog, "_verdict", pretend)
 

@@ -1,4 +1,4 @@
-"""Exports from a stranger, damaged at random: an answer or one sentence, never anything else; nothing is written."""
+"""Exports of unknown origin, damaged at random: an answer or one sentence, never anything else; nothing is written."""
 
 from __future__ import annotations
 

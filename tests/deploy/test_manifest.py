@@ -19,7 +19,7 @@ from deploy.manifest import (
 
 
 def edit(export, change) -> None:
-    """Change the JSON of the manifest as a stranger would."""
+    """Change the JSON of the manifest as somebody else would."""
     path = export.folder / "manifest.json"
     value = json.loads(path.read_text())
     change(value)
@@ -34,7 +34,7 @@ def test_what_is_written_is_read_again(export):
     assert read_manifest(export.folder) == manifest
 
 
-def test_the_file_states_what_a_stranger_needs(export):
+def test_the_file_states_what_another_program_needs(export):
     value = json.loads((export.folder / "manifest.json").read_text())
     assert value["format"] == 1
     assert value["input"] == {

@@ -38,7 +38,7 @@ def converted_before(translated, monkeypatch):
 
 @pytest.fixture
 def export_config(runs, converted_before):
-    """export_config(**changes): what the tests mostly export. Not calibrated: the model at hand was not."""
+    """export_config(**changes): what the tests mostly export. Without precise_bn: the model at hand has none."""
     return lambda **changes: ExportConfig(**{"checkpoint": runs, "precise_bn": 0, **changes})
 
 
@@ -53,11 +53,11 @@ def everything(runs, tmp_path_factory):
     before = digests(runs)
     export_config = ExportConfig(runs, ("paddle", "onnx"), ("generator", "discriminator"), precise_bn=4, uint8=True)
     export(out, export_config)
-    assert digests(runs) == before  # calibration does not touch the checkpoint
+    assert digests(runs) == before  # precise_bn does not touch the checkpoint
     return out
 
 
-def drawn(layer, seeds):
+def generated(layer, seeds):
     with paddle.no_grad():
         return layer(paddle.to_tensor(latents(seeds, 8))).numpy()
 
@@ -111,7 +111,7 @@ def test_the_certificate_covers_every_runtime_and_batch_size(everything):
     assert parity["tolerances"]["fp32"]["max_abs"] == 1e-5
 
 
-def test_deploy_draws_the_same_faces_with_both_backends(everything):
+def test_deploy_generates_the_same_faces_with_both_backends(everything):
     with np.load(everything / "reference.npz") as reference:
         seeds, images = reference["seeds"], reference["images"]
     assert seeds.tolist() == list(range(10)) and images.dtype == np.float32
@@ -129,15 +129,15 @@ def test_the_reference_is_what_the_manifest_vouches_for(everything):
     assert reference["sha256_uint8"] == hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def test_without_calibration_the_statistics_are_those_of_training(runs, export_config, tmp_path):
+def test_without_precise_bn_the_statistics_are_those_of_training(runs, export_config, tmp_path):
     manifest = export(tmp_path / "out", export_config())
     assert manifest.precise_bn is None
     layer = load_source(runs).networks["generator"].layer
     images = load_generator(tmp_path / "out", device="cpu").generate(range(5))
-    assert np.abs(images - drawn(layer, range(5))).max() < 1e-6
+    assert np.abs(images - generated(layer, range(5))).max() < 1e-6
 
 
-def test_the_same_wish_gives_the_same_models_to_the_byte(export_config, tmp_path):
+def test_the_same_settings_give_the_same_models_to_the_byte(export_config, tmp_path):
     for name in ("a", "b"):
         export(tmp_path / name, export_config(uint8=True))
     a, b = digests(tmp_path / "a"), digests(tmp_path / "b")
@@ -382,7 +382,7 @@ def test_a_checkpoint_that_is_not_there_replaces_nothing(refused, tmp_path):
         ({"precise_bn": -1}, "precise_bn must be 0 or a number of batches, received -1"),
     ],
 )
-def test_wishes_that_exclude_each_other_are_refused_first(refused, changes, words):
+def test_settings_that_exclude_each_other_are_refused_first(refused, changes, words):
     assert words in refused(ValueError, **changes)
 
 

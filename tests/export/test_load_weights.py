@@ -78,10 +78,11 @@ def test_a_checkpoint_without_config_is_exported_all_the_same(runs, tmp_path, ex
 
 def test_both_networks_are_read_and_logits_are_one_number_a_image(runs):
     source = load_source(runs, ("generator", "discriminator"))
-    judge = source.networks["discriminator"]
+    discriminator = source.networks["discriminator"]
     saved = read_checkpoint(runs / "00000-noise" / "checkpoints" / "step-00000004").groups["discriminator"]
     assert_same(weights_of(source, "discriminator"), saved)
-    assert judge.layer(paddle.zeros([5, *judge.signature.input_shape])).shape == [5, *judge.signature.output_shape]
+    inputs, outputs = discriminator.signature.input_shape, discriminator.signature.output_shape
+    assert discriminator.layer(paddle.zeros([5, *inputs])).shape == [5, *outputs]
     assert source.checkpoint["network"] == "generator_ema, discriminator"
 
 

@@ -38,8 +38,8 @@ def test_every_runtime_draws_the_trained_images_to_a_hundred_thousandth(trained,
     }
     assert max(row["max"] for row in rows if row["model"].startswith("generator")) <= 1e-5
     assert all(row["max"] <= row["allowed"] and row["nan"] == row["inf"] == 0 for row in rows)
-    # Independent of the certificate: what training drew, and what a user of the folder draws.
+    # Independent of the certificate: what training generated, and what a user of the folder generates.
     for backend in ("onnxruntime", "paddle"):
-        drawn = load_generator(tmp_path / "export", backend, "cpu").generate(range(5))
-        assert np.abs(drawn - images).max() <= 1e-5
+        generated = load_generator(tmp_path / "export", backend, "cpu").generate(range(5))
+        assert np.abs(generated - images).max() <= 1e-5
         assert images.std() > 0.01

@@ -134,8 +134,8 @@ def pixels(page, selector="#face"):
     )
 
 
-def drawn(folder, z):
-    """What onnxruntime draws of latents: uint8 [N, 3, S, S]."""
+def generated(folder, z):
+    """What onnxruntime generates from latents: uint8 [N, 3, S, S]."""
     return to_uint8(load_generator(folder, device="cpu").run(np.asarray(z, np.float32)))
 
 
@@ -174,11 +174,11 @@ def test_ten_seeds_are_the_faces_of_onnxruntime(page, playground, tmp_path):
 
 
 def test_the_grid_and_the_large_face_show_the_seeds_that_they_name(page, playground):
-    assert_same(pixels(page), drawn(playground, latents(42, 8)))
-    assert_same(pixels(page, "#grid canvas"), drawn(playground, latents(range(24), 8)))
+    assert_same(pixels(page), generated(playground, latents(42, 8)))
+    assert_same(pixels(page, "#grid canvas"), generated(playground, latents(range(24), 8)))
     page.click("#grid-more")
     idle(page)
-    assert_same(pixels(page, "#grid canvas"), drawn(playground, latents(range(24, 48), 8)))
+    assert_same(pixels(page, "#grid canvas"), generated(playground, latents(range(24, 48), 8)))
     assert page.locator("#grid button").nth(3).get_attribute("aria-label") == "Face 27"
 
 
@@ -229,7 +229,7 @@ def seed_of(word):
 @pytest.mark.parametrize("word", ["小明", "anna", "Mary-Ann (2)", "ünï~._*'", "100%", "👩‍🚀", "4294967296", "-7"])
 def test_a_word_is_always_the_same_face(page, playground, word):
     ask(page, f"  {word} ")
-    assert_same(pixels(page), drawn(playground, latents(seed_of(word), 8)))
+    assert_same(pixels(page), generated(playground, latents(seed_of(word), 8)))
     assert page.inner_text("#caption") == f"{word} · seed {seed_of(word)}"
     first = pixels(page)
     ask(page, "somebody else")
@@ -241,7 +241,7 @@ def test_a_word_is_always_the_same_face(page, playground, word):
 @pytest.mark.parametrize(("number", "seed"), [("7", 7), ("007", 7), ("4294967295", 2**32 - 1), ("0", 0)])
 def test_a_number_is_a_seed(page, playground, number, seed):
     ask(page, number)
-    assert_same(pixels(page), drawn(playground, latents(seed, 8)))
+    assert_same(pixels(page), generated(playground, latents(seed, 8)))
     assert page.inner_text("#caption") == f"seed {seed}"
 
 
@@ -283,18 +283,18 @@ def test_a_link_shows_the_same_again(page, opened, tool):
 )
 def test_a_link_that_makes_no_sense_shows_the_usual_face(page, playground, fragment):
     show(page, fragment)
-    assert_same(pixels(page), drawn(playground, latents(12, 8)))
+    assert_same(pixels(page), generated(playground, latents(12, 8)))
 
 
 def test_a_word_written_into_the_link_by_hand_is_that_word(page, playground):
     show(page, "#face=mary-ann&wild=99&tool=nonsense")
     assert page.inner_text("#caption") == f"mary-ann · seed {seed_of('mary-ann')}"
-    assert_same(pixels(page), drawn(playground, np.float32(1.6) * latents(seed_of("mary-ann"), 8)))
+    assert_same(pixels(page), generated(playground, np.float32(1.6) * latents(seed_of("mary-ann"), 8)))
 
 
 def test_a_link_to_two_faces_needs_no_third(page, playground):
     show(page, "#tool=between&a=3&b=9&t=0.25")
-    assert_same(pixels(page), drawn(playground, [slerp(*latents([3, 9], 8), 0.25)]))
+    assert_same(pixels(page), generated(playground, [slerp(*latents([3, 9], 8), 0.25)]))
 
 
 def test_back_leads_to_the_face_before(page):
@@ -320,15 +320,15 @@ def test_another_face_is_another(page):
 def test_truncation_scales_the_latent_from_where_faces_are_faces(page, playground):
     slide(page, "#wild", 0.2)  # the slider begins at 0.6: what is below is fog
     assert page.inner_text("#wild-value") == "0.60"
-    assert_same(pixels(page), drawn(playground, np.float32(0.6) * latents(42, 8)))
-    assert_same(pixels(page, "#grid canvas"), drawn(playground, np.float32(0.6) * latents(range(24), 8)))
+    assert_same(pixels(page), generated(playground, np.float32(0.6) * latents(42, 8)))
+    assert_same(pixels(page, "#grid canvas"), generated(playground, np.float32(0.6) * latents(range(24), 8)))
     described = page.locator("#wild").get_attribute("aria-describedby")
     assert "closer to the average" in page.inner_text(f"#{described}")
 
 
 def test_a_link_from_before_the_slider_began_at_0_6_shows_what_it_showed(page, playground):
     show(page, "#face=42&tool=grid&wild=0.3")
-    assert_same(pixels(page), drawn(playground, np.float32(0.3) * latents(42, 8)))
+    assert_same(pixels(page), generated(playground, np.float32(0.3) * latents(42, 8)))
     assert page.inner_text("#wild-value") == "0.30"
 
 
@@ -359,7 +359,7 @@ def test_choosing_in_the_grid_shows_the_seed(page, playground):
     page.locator("#grid button").nth(5).click()
     idle(page)
     assert page.inner_text("#caption") == "seed 5"
-    assert_same(pixels(page), drawn(playground, latents(5, 8)))
+    assert_same(pixels(page), generated(playground, latents(5, 8)))
 
 
 def test_children_are_as_different_as_the_slider_says(page, playground):
@@ -368,7 +368,7 @@ def test_children_are_as_different_as_the_slider_says(page, playground):
     towards = [latents(key(key(*b"42"), 0, i), 8)[0] for i in range(12)]
     for far in (0.05, 0.35, 0.95):
         slide(page, "#far", far)
-        expected = drawn(playground, [slerp(own, z, far) for z in towards])
+        expected = generated(playground, [slerp(own, z, far) for z in towards])
         assert_same(pixels(page, "#children canvas"), expected)
     before = pixels(page, "#children canvas")
     page.click("#brood")
@@ -388,10 +388,10 @@ def test_the_way_between_two_faces_is_the_arc(page, playground):
     ends = latents([42, seed_of("anna")], 8)
     for share in (0, 0.3, 1):
         slide(page, "#share-of-b", share)
-        assert_same(pixels(page), drawn(playground, [slerp(*ends, share)]))
-    assert_same(pixels(page, "#face-a, #face-b"), drawn(playground, ends))
+        assert_same(pixels(page), generated(playground, [slerp(*ends, share)]))
+    assert_same(pixels(page, "#face-a, #face-b"), generated(playground, ends))
     film = [slerp(*ends, round(i / 6, 3)) for i in range(7)]
-    assert_same(pixels(page, "#between canvas"), drawn(playground, film))
+    assert_same(pixels(page, "#between canvas"), generated(playground, film))
     page.click("#use-a")  # the large face is the second one now
     idle(page)
     assert np.array_equal(*pixels(page, "#face-a, #face-b"))
@@ -404,18 +404,18 @@ def test_sliders_move_the_face_along_the_directions(page, playground):
     slide(page, "#direction-2", 1.5)
     slide(page, "#direction-0", -2)
     expected = latents(42, 8) + np.float32(1.5) * directions[2] - np.float32(2) * directions[0]
-    assert_same(pixels(page), drawn(playground, expected))
+    assert_same(pixels(page), generated(playground, expected))
     strip = [latents(42, 8)[0] + np.float32(amount) * directions[0] for amount in (-3, -1.5, 0, 1.5, 3)]
-    assert_same(pixels(page, "#strip-0 canvas"), drawn(playground, strip))
+    assert_same(pixels(page, "#strip-0 canvas"), generated(playground, strip))
     marked = page.locator("#directions [aria-selected=true]").evaluate_all("all => all.map((e) => e.ariaLabel)")
     assert "Direction 3, +1.5" in marked and len(marked) == 7  # -2 is between two faces of its strip
     page.locator("#strip-1 button").nth(0).click()
     idle(page)
     assert page.input_value("#direction-1") == "-3"
-    assert_same(pixels(page), drawn(playground, expected - np.float32(3) * directions[1]))
+    assert_same(pixels(page), generated(playground, expected - np.float32(3) * directions[1]))
     page.click("#reset")
     idle(page)
-    assert_same(pixels(page), drawn(playground, latents(42, 8)))
+    assert_same(pixels(page), generated(playground, latents(42, 8)))
 
 
 def test_every_direction_changes_the_image(page):

@@ -169,7 +169,7 @@ def test_a_page_without_its_marks_cannot_be_folded(playground, tmp_path):
         web.single_file(copied, json.loads((copied / "manifest.json").read_text("utf-8")))
 
 
-# ---- wishes ---------------------------------------------------------------------------------------------------------
+# ---- settings -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_page_without_its_marks_cannot_be_folded(playground, tmp_path):
         ({"formats": ("onnx",), "single_file": True}, "a single file is a form of the web page"),
     ],
 )
-def test_wishes_that_exclude_each_other_are_refused(changes, words):
+def test_settings_that_exclude_each_other_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         ExportConfig(**{"formats": ("web",), **changes}).check()
 

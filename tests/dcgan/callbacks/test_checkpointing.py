@@ -21,7 +21,7 @@ def test_the_best_checkpoint_by_the_runs_own_measure_outlives_newer_ones(config,
 def test_checkpoints_measured_in_another_way_are_not_compared_with_new_ones(config, monkeypatch, caplog):
     import dcgan.callbacks.quality as module
 
-    figures = iter([1.0, 7.0, 5.0])  # at steps 3, 6 and 9; the smallest is of an older meter
+    figures = iter([1.0, 7.0, 5.0])  # at steps 3, 6 and 9; the smallest is of an older protocol
     monkeypatch.setattr(module, "sliced_wasserstein", lambda real, fake: {"mean": next(figures)})
     config = dataclasses.replace(config, checkpoint_every=3, keep=9)
     with monkeypatch.context() as older:

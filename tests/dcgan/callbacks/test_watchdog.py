@@ -17,7 +17,7 @@ from tests.comparisons import record
         ({"loss_g": math.inf}, "NOT FINITE", "loss_g"),
         ({"gradient_norm_d": math.nan}, "NOT FINITE", "gradient_norm_d"),
         ({"step": 50, "sample_std": 0.0}, "OK", ""),  # still warming up
-        ({"sample_std": None}, "OK", ""),  # no grid was drawn since the start
+        ({"sample_std": None}, "OK", ""),  # no grid was written since the start
     ],
 )
 def test_watchdog_names_the_state_and_its_reason(change, state, words):
@@ -40,8 +40,8 @@ def test_watchdog_speaks_when_the_state_changes_only(caplog):
     caplog.set_level(logging.WARNING)
     history = []
     dog = Watchdog(0.4, history)
-    for step, spread in ((500, 0.4), (510, 0.01), (520, 0.01), (530, 0.4)):
-        judged = record(step, sample_std=spread)
+    for step, sample_std in ((500, 0.4), (510, 0.01), (520, 0.01), (530, 0.4)):
+        judged = record(step, sample_std=sample_std)
         dog(judged)
         history.append(judged)
     assert len(caplog.records) == 2

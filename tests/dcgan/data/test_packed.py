@@ -1,4 +1,4 @@
-"""Packed files from us and from strangers: read only, checked, nothing in them executed."""
+"""Packed files from us and from others: read only, checked, nothing in them executed."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def test_damaged_packed_file_is_found_and_prepared_again(folder, tmp_path, damag
     assert damage == "missing" or "Preparing it again" in caplog.text
 
 
-def test_a_strangers_file_is_never_overwritten(folder, tmp_path):
+def test_another_programs_file_is_never_overwritten(folder, tmp_path):
     np.save(tmp_path / "a.npy", np.arange(3))
     (tmp_path / "b.json").write_text('{"name": "package"}')
     (tmp_path / "c.npy").mkdir()

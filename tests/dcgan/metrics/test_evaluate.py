@@ -8,13 +8,13 @@ from dcgan.metrics.evaluate import chosen_real, crop_of, evaluate, measure, prot
 
 
 @pytest.fixture(scope="module")
-def floor(faces):
+def baseline(faces):
     """Figures of real images against others."""
     return measure(*faces)
 
 
-def test_the_order_of_faults_is_that_of_the_eye(faces, spoil, floor):
-    """The order test of the meter: real against real is the floor, and every fault lies above it, worse ones higher."""
+def test_the_order_of_faults_is_that_of_the_eye(faces, spoil, baseline):
+    """Real against real is the baseline; every fault lies above it, stronger ones higher."""
     real, other = faces
     for fault, amounts, at_least in (
         ("blur", (0.5, 1, 2), 1.5),
@@ -22,21 +22,21 @@ def test_the_order_of_faults_is_that_of_the_eye(faces, spoil, floor):
         ("jpeg", (50, 20, 8), 1.1),
         ("repeat", (32, 16, 4), 1.2),
     ):
-        found = [measure(real, spoil[fault](other, amount))["swd"] / floor["swd"] for amount in amounts]
+        found = [measure(real, spoil[fault](other, amount))["swd"] / baseline["swd"] for amount in amounts]
         assert 1 < found[0] < found[1] < found[2] and found[1] > at_least, (fault, found)
 
 
-def test_mirrored_faces_are_as_good_as_real_ones(faces, floor):
+def test_mirrored_faces_are_as_good_as_real_ones(faces, baseline):
     real, other = faces
     mirrored = measure(real, np.ascontiguousarray(other[..., ::-1]))
-    assert mirrored["swd"] == pytest.approx(floor["swd"], rel=0.1)
-    assert mirrored["ms_ssim"] == pytest.approx(floor["ms_ssim"], abs=0.005)
+    assert mirrored["swd"] == pytest.approx(baseline["swd"], rel=0.1)
+    assert mirrored["ms_ssim"] == pytest.approx(baseline["ms_ssim"], abs=0.005)
 
 
-def test_repeated_faces_show_in_the_similarity_and_blurred_ones_hardly(faces, spoil, floor):
+def test_repeated_faces_show_in_ms_ssim_and_blurred_ones_hardly(faces, spoil, baseline):
     real, other = faces
-    assert measure(real, spoil["repeat"](other, 16))["ms_ssim"] > floor["ms_ssim"] + 0.05
-    assert abs(floor["ms_ssim"] - floor["ms_ssim_real"]) < 0.05
+    assert measure(real, spoil["repeat"](other, 16))["ms_ssim"] > baseline["ms_ssim"] + 0.05
+    assert abs(baseline["ms_ssim"] - baseline["ms_ssim_real"]) < 0.05
 
 
 def test_features_add_the_figures_of_a_trained_network(faces):
@@ -63,7 +63,7 @@ def data(tmp_path):
 
 def test_a_report_says_how_it_was_measured(data):
     fake = chosen_real(data, 20, skip=20)
-    report, drawing = evaluate(data, fake, {"kind": "test", "step": 7})
+    report, nearest = evaluate(data, fake, {"kind": "test", "step": 7})
     assert report["protocol"] == {
         "version": 1,
         "n_real": 20,
@@ -77,7 +77,7 @@ def test_a_report_says_how_it_was_measured(data):
     }
     assert report["target"]["step"] == 7 and len(report["target"]["pixels_sha256"]) == 64
     assert report["figures"]["nearest_ratio"] == 0  # they are training images
-    assert drawing.dtype == np.uint8 and drawing.shape[0] == 3
+    assert nearest.dtype == np.uint8 and nearest.shape[0] == 3
     held_out, _ = evaluate(data, fake, {}, held_out=True)
     assert 0.7 < held_out["figures"]["nearest_ratio"] < 1.4
 
@@ -99,7 +99,7 @@ def test_features_that_would_give_no_figures_are_refused(data):
         evaluate(data, chosen_real(data, 20), {}, Huge())
 
 
-def test_a_strangers_packed_file_has_a_crop_that_is_not_known(data):
+def test_another_programs_packed_file_has_a_crop_that_is_not_known(data):
     assert crop_of(data) == "center"
     assert crop_of(dataclasses.replace(data, info={})) == "as packed"
 

@@ -68,7 +68,7 @@ def test_precision_and_recall_agree_with_their_definition(clouds):
     assert precision_recall(real, fake) == pytest.approx((share(fake, real), share(real, fake)))
 
 
-def test_precision_falls_with_strangers_and_recall_with_missing_kinds(clouds):
+def test_precision_falls_with_outliers_and_recall_with_missing_kinds(clouds):
     real, fake = clouds
     few_kinds = np.resize(fake[:10], fake.shape) + np.random.default_rng(3).normal(0, 0.01, fake.shape)
     precision, recall = precision_recall(real, few_kinds)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dcgan.metrics import nearest_neighbours as copies
+from dcgan.metrics import nearest_neighbours as module
 from dcgan.metrics.nearest_neighbours import draw_nearest, find_nearest
 
 
@@ -40,7 +40,7 @@ def test_the_ratio_is_one_for_new_faces_and_zero_for_copies(faces, spoil):
 
 def test_many_training_images_are_searched_a_part_at_a_time(faces, monkeypatch):
     whole = find_nearest(*faces)
-    monkeypatch.setattr(copies, "_CHUNK", 30)
+    monkeypatch.setattr(module, "_CHUNK", 30)
     parts = find_nearest(*faces)
     assert np.array_equal(parts.indices, whole.indices)
     assert parts.distances == pytest.approx(whole.distances, abs=1e-3)

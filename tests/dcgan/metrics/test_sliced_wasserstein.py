@@ -14,11 +14,11 @@ def test_two_halves_are_closer_than_any_spoiled_half(faces, spoil):
         "upside down": np.ascontiguousarray(other[:, :, ::-1]),
         "swapped colours": np.ascontiguousarray(other[:, ::-1]),
     }
-    floor = sliced_wasserstein(real, other)["mean"]
+    baseline = sliced_wasserstein(real, other)["mean"]
     figures = {name: sliced_wasserstein(real, images)["mean"] for name, images in spoiled.items()}
-    assert all(figure > floor for figure in figures.values()), (floor, figures)
-    assert figures["one face"] > figures["4 faces repeated"] > 1.3 * floor
-    assert figures["blurred"] > 1.5 * floor and figures["noisy"] > 1.5 * floor
+    assert all(figure > baseline for figure in figures.values()), (baseline, figures)
+    assert figures["one face"] > figures["4 faces repeated"] > 1.3 * baseline
+    assert figures["blurred"] > 1.5 * baseline and figures["noisy"] > 1.5 * baseline
 
 
 def test_a_set_is_no_farther_from_itself_than_from_another_half(faces):

@@ -1,4 +1,4 @@
-"""The report in a real browser: what it draws, and that its controls do what they say."""
+"""The report in a real browser: what it shows, and that its controls do what they say."""
 
 import dataclasses
 import json

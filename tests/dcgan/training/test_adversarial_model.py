@@ -57,7 +57,7 @@ def test_an_iteration_steps_each_network_as_often_as_asked(linear, monkeypatch, 
     model.train_batch([np.ones([2 * d_steps, 1], np.float32)])
     handle.remove()
     assert seen == [("discriminator_step", 2)] * d_steps + [("generator_step", 2)] * g_steps
-    assert len(forwards) == d_steps + g_steps - 1  # the last fake is drawn once and used by both
+    assert len(forwards) == d_steps + g_steps - 1  # the last fake is generated once and used by both
 
 
 def test_training_latents_differ_between_iterations_and_draws_and_come_from_the_seed(model):

@@ -72,7 +72,7 @@ def test_statistics_of_the_average_generator_are_those_of_its_own_weights(model,
         np.testing.assert_allclose(mine, network(z).numpy(), atol=1e-5)
 
 
-def test_without_averaging_the_generator_itself_draws(tiny_config):
+def test_without_averaging_the_generator_itself_generates(tiny_config):
     import dataclasses
 
     model = DCGAN(dataclasses.replace(tiny_config, ema=0.0))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the pictures of README and docs/quality.md: a film of a training, faces of a run, thumbnails of two pages."""
+"""Make the images of README and docs/quality.md: a film of a training, faces of a run, thumbnails of two pages."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from deploy.walk import slerp
 from tools.console import add_log_level, run, start_logging
 
 EXAMPLES = """examples:
-  # the moving picture of README: the sample grids of a run, then a walk by its export
-  python docs/make_pictures.py film work/train/00000-cartoon --model work/export
+  # the film of README: the sample grids of a run, then a walk by its export
+  python docs/make_images.py film work/train/00000-cartoon --model work/export
   # a row of faces from the last sample grid of a run
-  python docs/make_pictures.py faces work/train/00000-cartoon --out docs/images/quality/now.jpg
-  # the report of a run and the playground of an export, as small pictures
-  python docs/make_pictures.py pages work/train/00000-cartoon --model work/export
+  python docs/make_images.py faces work/train/00000-cartoon --out docs/images/quality/now.jpg
+  # the report of a run and the playground of an export, as thumbnails
+  python docs/make_images.py pages work/train/00000-cartoon --model work/export
 """
 IMAGES = Path(__file__).resolve().parent / "images"
 COLUMNS = 10  # of a sample grid
@@ -192,7 +192,7 @@ def write_pages(run: Path, model: Path, folder: Path) -> list[Path]:
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        raise ProjectError("No Chromium was found: install it to take pictures of pages.")
+        raise ProjectError("No Chromium was found: install it to make thumbnails of pages.")
     with sync_playwright() as driver, playground(model) as address:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         report, shots = write_report(run).resolve().as_uri(), {}
