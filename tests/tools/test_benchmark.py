@@ -1,3 +1,6 @@
+"""`python tools/benchmark.py`: one training step as a user measures it, and wrong usage."""
+
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +10,7 @@ import pytest
 
 from tools.benchmarks import report, train
 
+tool = importlib.import_module("tools.benchmark")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -14,15 +18,6 @@ def run_tool(*arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / "benchmark.py"), *arguments], capture_output=True, text=True, check=False
     )
-
-
-# ---- rounds: these factories are called in processes of their own ----------------------------------------------------
-
-
-# ---- work -----------------------------------------------------------------------------------------------------------
-
-
-# ---- the tool -------------------------------------------------------------------------------------------------------
 
 
 def test_one_training_step_is_measured_and_reported(tmp_path):
@@ -48,6 +43,6 @@ def test_one_training_step_is_measured_and_reported(tmp_path):
         (["train", "--to-quality", "9", "--seeds", "1,two"], "whole numbers from 0 on"),
     ],
 )
-def test_wrong_usage_is_refused(arguments, message):
-    done = run_tool(*arguments)
+def test_wrong_usage_is_refused(run_here, tmp_path, arguments, message):
+    done = run_here(tool.main, *arguments, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr

@@ -102,8 +102,10 @@ def test_paddle_and_params_are_exported_where_onnx_cannot_be_installed(folder):
 
 
 @pytest.mark.parametrize("format", ["onnx", "all", "web"])
-def test_without_onnx_one_line_says_so_before_anything_is_loaded(folder, format):
-    answer = export_without_onnx("--format", format, "--out", "never", "--checkpoint", "nowhere", cwd=folder)
+def test_without_onnx_one_line_says_so_before_anything_is_loaded(run_here, monkeypatch, folder, format):
+    for name in ("onnx", "paddle2onnx"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing one of them now fails
+    answer = run_here(tool.main, "--format", format, "--out", "never", "--checkpoint", "nowhere", cwd=folder)
     assert answer.returncode == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
     assert answer.stderr.startswith("error: ONNX needs paddle2onnx 2.1 and onnx 1.17, which ")
     assert not (folder / "never").exists()
