@@ -49,13 +49,13 @@ def restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, dat
     extra = with_current_names(found.state["extra"])  # a dict: it holds the config
     processes = extra.get("processes", 1)
     if type(processes) is not int or not 1 <= processes <= 10**6:
-        raise CheckpointError(f"{found.folder} was trained by a number of processes that is none: {processes!r:.100}")
+        raise CheckpointError(f"{found.folder} has an invalid number of processes: {processes!r:.100}")
     problems = differences(saved, config)
     if processes != model.process_group.size:  # then the same batch in all may be another in each
         problems = [problem for problem in problems if not problem.startswith("batch_size: ")]
     for name in ("sample_std", "rollbacks", *QualityCallback.FIGURES):
         if type(extra.get(name)) not in (int, float, type(None)):
-            raise CheckpointError(f"{found.folder} holds a {name} that is no number: {extra[name]!r:.100}")
+            raise CheckpointError(f"{found.folder} has an invalid {name}: expected a number, got {extra[name]!r:.99}")
     if extra.get("data") != data.identity and saved.data == config.data:
         problems.append(
             f"data: the images of {config.data} are not those that it was trained on (files were added, changed or "

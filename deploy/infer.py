@@ -93,7 +93,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: with --backend openvino (default: fp32)"
     )
     how.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="(default: auto)")
-    how.add_argument("--threads", type=whole_number(0, 1024), default=0, help="0 is every core (default: 0)")
+    how.add_argument("--threads", type=whole_number(0, 1024), default=0, help="0: one per core (default: 0)")
     how.add_argument("--batch-size", type=whole_number(1, 4096), default=32, help="images per call (default: 32)")
     how.add_argument("--json", action="store_true", help="the result as one line of JSON on stdout")
     how.add_argument(

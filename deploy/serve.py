@@ -85,17 +85,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     where = parser.add_argument_group("what and where")
     where.add_argument("--model", type=Path, help=MODEL_HELP)
-    where.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for every machine (default: 127.0.0.1)")
-    where.add_argument("--port", type=whole_number(0, 65535), default=8000, help="0: a free one (default: 8000)")
+    where.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (default: 127.0.0.1)"
+    )
+    where.add_argument("--port", type=whole_number(0, 65535), default=8000, help="0: any free port (default: 8000)")
     how = parser.add_argument_group("how")
     how.add_argument("--backend", choices=BACKENDS, default="auto", help="(default: auto: onnxruntime, else paddle)")
-    how.add_argument("--threads", type=whole_number(0, 1024), default=0, help="0 is every core (default: 0)")
-    how.add_argument("--max-batch", type=whole_number(1, 4096), default=32, help="images a batch (default: 32)")
+    how.add_argument("--threads", type=whole_number(0, 1024), default=0, help="0: one per core (default: 0)")
+    how.add_argument("--max-batch", type=whole_number(1, 4096), default=32, help="images per batch (default: 32)")
     how.add_argument(
         "--max-wait-ms",
         type=whole_number(0, 1000),
         default=2,
-        help="milliseconds after a batch that the next waits for as many images; a lone client never does (default: 2)",
+        help="milliseconds to wait for as many images as the last batch had; one client never waits (default: 2)",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -105,7 +107,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="images accepted and not yet answered; beyond, requests get 429 at once (default: 128)",
     )
     limits.add_argument(
-        "--max-images", type=whole_number(1, 10**6), default=100, help="images a request (default: 100)"
+        "--max-images", type=whole_number(1, 10**6), default=100, help="images per request (default: 100)"
     )
     limits.add_argument(
         "--max-connections", type=whole_number(1, 10**5), default=1000, help="open connections (default: 1000)"

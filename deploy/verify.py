@@ -152,7 +152,7 @@ def _read_npz(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > LARGEST_REFERENCE:
-            raise ModelError(f"{name} unpacks to more than {LARGEST_REFERENCE:,} bytes; this is no reference.")
+            raise ModelError(f"{name} unpacks to more than {LARGEST_REFERENCE:,} bytes; this is not a reference.")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
             raise ValueError("it is compressed by a method that numpy does not write")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

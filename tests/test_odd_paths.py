@@ -144,7 +144,7 @@ def test_every_tool_is_found_and_has_paths():
     assert len(found) >= 20
 
 
-@pytest.mark.parametrize(("tool", "flag", "name"), path_arguments(), ids=lambda value: str(value))
+@pytest.mark.parametrize(("tool", "flag", "name"), list(path_arguments()), ids=lambda value: str(value))
 def test_odd_paths_are_an_answer_or_one_line(tool, flag, name, tmp_path, monkeypatch, quiet):
     module = tool_modules()[tool]
     work = tmp_path / "work here"

@@ -1,4 +1,4 @@
-"""How fast this project is on this machine: training, data, inference, serving; beside its peers, in turn."""
+"""Speed of this project on this machine (training, data, inference, serving) compared with other libraries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py scale --processes 2 --rounds 4 --steps 6
 
 Peers that are not installed are left out: pip install -r requirements-bench.txt
-Figures of a busy machine are as good as their number of rounds: believe ratios, and give more --rounds.
+On a busy machine only the ratios are reliable; more --rounds make them better.
 """
 PEERS = {"train": ("torch",), "data": ("tutorial",), "infer": ("torch",), "serve": ("lock", "litserve"), "scale": ()}
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PEERS",
         help="torch, tutorial (of data), lock or litserve (of serve), all or none (default: all)",
     )
-    flags.add_argument("--rounds", type=int, default=8, help="of every case, forwards and backwards (default: 8)")
+    flags.add_argument("--rounds", type=int, default=8, help="runs of every case, in alternating order (default: 8)")
     flags.add_argument("--batch-size", type=_numbers, metavar="N", help="(default: 128; of infer: 1,16,128)")
     flags.add_argument("--image-size", type=int, default=64, metavar="S", help="pixels (default: 64)")
     flags.add_argument("--base-channels", type=int, default=64, metavar="C", help="of both networks (default: 64)")
@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
         type=pathlib.Path,
         help="data: a folder of .jpg files (default: 2,000 synthetic faces of CelebA's size)",
     )
-    flags.add_argument("--counts", type=_numbers, default=[], help="data: how cost grows with so many synthetic faces")
+    flags.add_argument(
+        "--counts", type=_numbers, default=[], help="data: also time and memory for these numbers of synthetic faces"
+    )
     flags.add_argument(
         "--model", type=pathlib.Path, help="infer: an export --format all (default: random weights, exported for it)"
     )
@@ -91,20 +93,22 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--seconds", type=float, default=4.0, help="serve: of each load; --to-quality: of each turn (default: 4)"
     )
-    flags.add_argument("--answers", type=int, default=0, help="serve: also compare so many answers, byte by byte")
+    flags.add_argument("--answers", type=int, default=0, help="serve: also compare this many answers byte by byte")
     flags.add_argument(
         "--overload-seconds",
         type=float,
         default=0.0,
-        help="serve: also send twice the capacity for so long (default: 0)",
+        help="serve: also seconds of overload at twice the capacity (default: 0)",
     )
     flags.add_argument(
         "--overload-rate",
         type=float,
         default=0.0,
-        help="serve: its requests a second (default: twice what 64 clients got)",
+        help="serve: requests per second of the overload (default: twice what 64 clients got)",
     )
-    flags.add_argument("--processes", type=int, default=2, metavar="N", help="scale: against one (default: 2)")
+    flags.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="scale: processes compared with one (default: 2)"
+    )
     flags.add_argument("--steps", type=int, default=10, help="scale: iterations timed in each (default: 10)")
     flags.add_argument("--json", action="store_true", help="one line of JSON on stdout instead of tables")
     add_log_level(flags)

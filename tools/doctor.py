@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
             "--" + name.replace("_", "-"),
             default=field.default,
             choices=field.metadata["choices"],
-            help=f"as of tools/train.py: what must work (default: {field.default})",
+            help=f"as in tools/train.py; a line is wrong if it is not available (default: {field.default})",
         )
     flags.add_argument("--work", default="work", help="folder that runs and exports go to (default: work)")
     flags.add_argument(

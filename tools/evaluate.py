@@ -63,15 +63,13 @@ def parser() -> argparse.ArgumentParser:
     what = what.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", metavar="PATH", help="a run, a checkpoint folder or a generator.params")
     what.add_argument("--model", metavar="DIR", help="an export folder; its own runtime generates the images")
+    what.add_argument("--images", metavar="SRC", help="existing images: a folder, a .zip or a packed .npy")
     what.add_argument(
-        "--images", "--pictures", metavar="SRC", help="existing images: a folder, a .zip or a packed .npy"
+        "--real-vs-real", action="store_true", help="other real images: the baseline that no generator can beat"
     )
-    what.add_argument(
-        "--real-vs-real",
-        "--floor",
-        action="store_true",
-        help="other real images: the baseline that no generator can beat",
-    )
+    hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}  # older names
+    what.add_argument("--pictures", dest="images", **hidden)
+    what.add_argument("--floor", dest="real_vs_real", action="store_true", **hidden)
     against = flags.add_argument_group("what to compare with")
     against.add_argument(
         "--data", metavar="SRC", help="a folder, .zip, packed .npy or cartoon (default: the run's own)"

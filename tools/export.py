@@ -71,12 +71,14 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--opset", type=int, default=17, help="ONNX operator set, 13 to 21 (default: 17)")
     flags.add_argument(
         "--precise-bn",
-        "--calibrate",
         type=int,
         default=8,
         metavar="N",
         help="re-estimate BatchNorm statistics over N batches of 64 latents; 0: keep those of training (default: 8)",
     )
+    flags.add_argument(
+        "--calibrate", dest="precise_bn", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )  # its older name
     flags.add_argument("--uint8", action="store_true", help="also write generator-uint8.onnx: z -> uint8 images")
     flags.add_argument("--single-file", action="store_true", help="with --format web: also write playground.html")
     flags.add_argument("--bisect", action="store_true", help=argparse.SUPPRESS)  # always done now; kept for scripts

@@ -75,7 +75,7 @@ def open_images(path: Path) -> PackedImages:
     except FileNotFoundError:
         raise DataError(f"there is no packed file {path} (looked for {path.absolute()})") from None
     except UnsafeFileError as error:
-        raise DataError(f"{path} is no packed file: {error.strerror}") from None
+        raise DataError(f"{path} is not a packed file: {error.strerror}") from None
     with contextlib.ExitStack() as on_error:
         on_error.enter_context(stream)
         kind, is_fortran, shape = _read_npy_header(stream, path)

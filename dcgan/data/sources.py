@@ -184,7 +184,7 @@ class ZipSource(Source):
         try:
             self._file = open_file(path)
         except UnsafeFileError as error:
-            raise DataError(f"{path} is no .zip: {error.strerror}") from None
+            raise DataError(f"{path} is not a .zip: {error.strerror}") from None
         try:
             self._archive = zipfile.ZipFile(self._file)
         except (*_ZIP_ERRORS, OSError) as error:

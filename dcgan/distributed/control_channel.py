@@ -165,11 +165,11 @@ def _welcome(server: socket.socket, missing: set[int], run: str, deadline: float
 
 
 def _lost(peer: int) -> TrainingError:
-    return TrainingError(f"process {peer} has ended before its time; its own log may say why.")
+    return TrainingError(f"process {peer} ended unexpectedly; its own log may say why.")
 
 
 def _end_this_process(peer: int) -> None:
     """Let the main thread end by itself; if it cannot, because it waits for the dead, end the process."""
     time.sleep(GRACE_SECONDS)
-    log.error("error: process %d has ended and this one waits for it; ending", peer)
+    log.error("error: process %d ended unexpectedly while this one waits for it; ending", peer)
     os._exit(1)

@@ -49,7 +49,7 @@ def read_report(path: PathLike) -> dict[str, Any]:
         raise EvaluationError(f"{path} is not JSON: {error}") from None
     parts = [report.get(name) for name in ("figures", "protocol")] if isinstance(report, dict) else []
     if len(parts) != 2 or not all(isinstance(part, dict) for part in parts) or not _are_numbers(parts[0]):
-        raise EvaluationError(f"{path} is no report of this tool: figures and protocol are expected in it")
+        raise EvaluationError(f"{path} is not a report of this tool: expected an object with figures and protocol")
     report["figures"] = with_current_names(report["figures"])
     if "meter" in report["protocol"]:  # as it was called at first
         report["protocol"]["version"] = report["protocol"].pop("meter")

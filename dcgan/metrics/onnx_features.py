@@ -83,7 +83,7 @@ class OnnxFeatures:
             )
         features = answer.reshape(len(answer), -1)[:count].astype(np.float32)
         if not np.isfinite(features).all():
-            raise EvaluationError(f"{self._name} answers numbers that are not finite. Is --inception-range right?")
+            raise EvaluationError(f"{self._name} returns numbers that are not finite. Is --inception-range right?")
         return features
 
     def _prepared(self, images_uint8: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ class TwoNetworkModel(ResumableModel):
         checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path)
         counters = {name: checkpoint.state.get(name) for name in self._counters()}
         if not all(type(value) is int and value >= 0 for value in counters.values()):
-            raise CheckpointError(f"{checkpoint.folder} has counters that are none: {counters}")
+            raise CheckpointError(f"{checkpoint.folder} has invalid counters: {counters}")
         state = self._state()
         state.restore(checkpoint.groups, checkpoint.folder)
         state.restore_scalers(checkpoint.state.get("scalers", {}))

@@ -206,7 +206,7 @@ def _check_node(content: memoryview, values: dict[str, Value]) -> int:
     allowed, compute = rule
     unknown = sorted(set(attributes) - set(allowed))
     need(not unknown, f"its operator {op} has the attribute {', '.join(unknown)[:60]!r}")
-    need(len(outputs) == 1 and outputs[0] not in values, f"its operator {op} has outputs that are none")
+    need(len(outputs) == 1 and outputs[0] not in values, f"its operator {op} has invalid outputs")
     missing = [name for name in inputs if name not in values]
     need(inputs and not missing and len(inputs) <= 8, f"its operator {op} takes what nothing computed: {missing[:3]}")
     shape, products = compute([values[name] for name in inputs], attributes)

@@ -105,7 +105,7 @@ def _check_operation(op: Any, values: dict[int, Value]) -> int:
         len(shape) <= 4 and all(n > 0 for n in shape) and math.prod(shape) <= MAX_ELEMENTS,
         f"its operator {kind} makes {list(shape)} numbers of one image",
     )
-    need(op["O"] and op["O"][0]["%"] not in values, f"its operator {kind} has outputs that are none")
+    need(op["O"] and op["O"][0]["%"] not in values, f"its operator {kind} has invalid outputs")
     for at, output in enumerate(op["O"]):  # a BatchNorm has six; only the first is used
         values.setdefault(output["%"], Value(shape, False, numbers) if at == 0 else Value(()))
     return products

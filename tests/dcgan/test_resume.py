@@ -124,12 +124,12 @@ def test_a_run_older_than_todays_recipe_goes_on_with_its_own(config, work_folder
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"global_step": -1}, "counters that are none"),
-        ({"epoch": "1"}, "counters that are none"),
+        ({"global_step": -1}, "invalid counters"),
+        ({"epoch": "1"}, "invalid counters"),
         ({"extra": None}, "no usable config"),
         ({"extra": {"config": {"epochs": "many"}}}, "no usable config: epochs must be of type int"),
         ({"extra": {"config": {"surprise": 1}}}, "no usable config: unknown setting 'surprise'"),
-        ({"sample_std": "wide"}, "sample_std that is no number"),
+        ({"sample_std": "wide"}, "invalid sample_std"),
     ],
 )
 def test_a_checkpoint_with_a_strange_state_is_refused_in_words(config, change, words):

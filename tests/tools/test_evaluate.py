@@ -161,7 +161,8 @@ def test_real_vs_real_is_lower_than_any_generator_and_real_images_are_saved_for_
     assert same["figures"]["swd"] < baseline["swd"] and same["figures"]["nearest_ratio"] == 0
 
 
-def test_the_old_spellings_of_flags_mean_what_they_meant():
+def test_the_old_spellings_of_flags_mean_what_they_meant_and_are_not_advertised():
+    assert not {"--pictures", "--floor"} & set(tool.parser().format_help().replace(",", " ").split())
     old = tool.parser().parse_args(["--pictures", "faces", "--data", "cartoon"])
     assert old == tool.parser().parse_args(["--images", "faces", "--data", "cartoon"])
     assert tool.parser().parse_args(["--floor"]) == tool.parser().parse_args(["--real-vs-real"])
@@ -212,7 +213,7 @@ def test_a_feature_network_adds_its_figures_and_stands_in_the_protocol(evaluate,
         (["--data", "nowhere.zip"], "there is no nowhere.zip"),
         (["--inception", "faces.npy"], "faces.npy is not an ONNX file"),
         (["--inception", "nowhere.onnx"], "nowhere.onnx"),
-        (["--compare", "faces.json"], "faces.json is no report"),
+        (["--compare", "faces.json"], "faces.json is not a report"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--save-real", "generated", "--n", "10"], "generated is not empty"),
         (["--real-vs-real"], "Name the data set with --data"),

@@ -146,6 +146,11 @@ def test_defaults_of_the_flags_are_those_of_the_library():
     )
 
 
+def test_the_old_spelling_of_precise_bn_works_and_is_not_advertised():
+    assert tool.parser().parse_args(["--calibrate", "3"]).precise_bn == 3
+    assert "--calibrate" not in tool.parser().format_help()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

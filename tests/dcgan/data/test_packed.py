@@ -202,10 +202,10 @@ def test_a_file_that_is_renamed_over_it_leaves_what_is_in_use_as_it_was(tmp_path
 
 def test_a_pipe_or_device_in_place_of_a_packed_file_is_refused_and_does_not_block(tmp_path, images):
     os.mkfifo(tmp_path / "a.npy")
-    with pytest.raises(DataError, match=r"a\.npy is no packed file: it is a pipe"):
+    with pytest.raises(DataError, match=r"a\.npy is not a packed file: it is a pipe"):
         open_packed(tmp_path / "a.npy")
     (tmp_path / "b.npy").symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=r"b\.npy is no packed file: it is a device"):
+    with pytest.raises(DataError, match=r"b\.npy is not a packed file: it is a device"):
         open_packed(tmp_path / "b.npy")
     np.save(tmp_path / "c.npy", images)
     os.mkfifo(tmp_path / "c.json")

@@ -137,7 +137,7 @@ def test_a_pipe_is_refused_and_does_not_block(folder):
 def test_a_device_or_pipe_called_zip_is_refused_and_does_not_block(tmp_path, target):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "x.zip").symlink_to(target)
-    with pytest.raises(DataError, match=r"x\.zip is no \.zip: it is a (pipe|device)"):
+    with pytest.raises(DataError, match=r"x\.zip is not a \.zip: it is a (pipe|device)"):
         open_source(str(tmp_path / "x.zip"))
 
 

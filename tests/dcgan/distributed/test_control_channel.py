@@ -75,7 +75,7 @@ def test_the_death_of_a_process_is_reported_at_once_and_names_it_to_whoever_wait
     channels[2]._peers[0].shutdown(socket.SHUT_RDWR)  # as the system does when a process dies
     assert told.get(timeout=20) == 2
     for _ in range(2):
-        with pytest.raises(TrainingError, match="process 2 has ended before its time"):
+        with pytest.raises(TrainingError, match="process 2 ended unexpectedly"):
             in_threads_reraising(lambda: channels[0].gather(None), lambda: channels[1].gather(None))
 
 
