@@ -197,7 +197,8 @@ def test_a_killed_process_ends_the_others_with_one_line_and_leaves_the_last_chec
     folder, processes = killed
     lines = Path(processes[0].log).read_text().splitlines()
     assert processes[0].returncode == 1
-    assert lines[-1].startswith("error: process 1 has ended") and "the last good checkpoint is" in lines[-1].lower()
+    assert lines[-1].startswith("error: process 1 ended unexpectedly")
+    assert "the last good checkpoint is" in lines[-1].lower()
     assert not [line for line in lines if line.startswith("Traceback")]
     checkpoints = list_checkpoints(folder / "work" / "train" / "00000-faces" / "checkpoints")
     assert int(checkpoints[-1].name[5:]) >= 4 and read_checkpoint(checkpoints[-1])
