@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     start_logging(arguments.log_level)
     notebook = nbformat.read(arguments.notebook, as_version=4)
     place = {"metadata": {"path": str(arguments.notebook.parent)}}
-    NotebookClient(notebook, timeout=2 * HOURS, resources=place, record_timing=False).execute()
+    NotebookClient(notebook, timeout=2 * HOURS, resources=place, record_timing=False, coalesce_streams=True).execute()
     notebook.metadata["outputs_of"] = code_digest(notebook)
     with atomic_write(arguments.notebook, "w") as stream:
         stream.write(nbformat.writes(notebook) + "\n")

@@ -143,7 +143,9 @@ def test_hostile_text_stays_text_and_what_is_missing_is_said(open_page, tmp_path
     (run / "metrics.jsonl").write_text(json.dumps(record))
     (run / "config.json").write_text(json.dumps({"data": attack, attack: attack}))
     (run / "command.txt").write_text(f"{attack}  # {attack}")
-    script = "return [window.hit ?? 0, document.querySelectorAll('img, #page b b').length, document.body.textContent];"
-    hit, made, text = open_page(write_report(run), script)
+    script = "return [window.hit ?? 0, document.querySelectorAll('img, #page b b').length, document.body.textContent,"
+    script += " [...document.querySelectorAll('.tile b')].map((one) => one.textContent)];"
+    hit, made, text, figures = open_page(write_report(run), script)
     assert hit == 0 and made == 0 and text.count("onerror='window.hit=1'") >= 5
     assert "There are no sample grids" in text and "tools/evaluate.py --checkpoint" in text
+    assert figures == ["300", "0:00"]  # the step and the time; what is unknown has no place among the figures
