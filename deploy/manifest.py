@@ -30,6 +30,7 @@ SEED_SENTENCE = (
     "Value i of the latent of a seed is the inverse normal distribution (AS 241) of (b + 1/2) / 2^32, where b are the "
     "32 bits that two rounds of the triple32 mixer make of (seed, i); see deploy/seeds.py."
 )
+_LARGEST_FILE = 4 << 30  # bytes; a file is checked and run from memory
 _LARGEST_LATENT, _LARGEST_IMAGE = 65536, 4096
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -255,7 +256,7 @@ def _file(name: str, entry: Any) -> FileEntry:
     sha256, size = entry.get("sha256"), entry.get("bytes")
     is_digest = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
     _need(is_digest, f"files: {name} has no valid sha256 ({_short(sha256)})")
-    _need(_is_int(size) and 0 < size < 1 << 40, f"files: {name} has an impossible size ({_short(size)} bytes)")
+    _need(_is_int(size) and 0 < size <= _LARGEST_FILE, f"files: {name} has an impossible size ({_short(size)} bytes)")
     return FileEntry(sha256, size)
 
 

@@ -1,7 +1,7 @@
 """An export folder replaced as a whole: no crash and no error leaves half of one, and nothing of yours is deleted.
 
 A folder counts as an export by what it holds, never by a name: a manifest.json that reads as ours, and beside it only
-the files that this manifest lists.
+the files that this manifest lists, as they were written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dcgan.errors import ExportError
 from deploy.files import Lock, LockedError, PathLike, aside_name, sync_folder
-from deploy.manifest import FILE_NAME, ModelError, read_manifest
+from deploy.manifest import FILE_NAME, ModelError, read_manifest, read_verified
 from deploy.untrusted import open_file
 
 PARAMS_FILE = "generator.params"  # written beside an export, and kept by the next one
@@ -110,12 +110,18 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Names in `folder` that no export wrote: a manifest vouches for itself and its files, if it is one of ours."""
-    known = {PARAMS_FILE}
-    with contextlib.suppress(ModelError):  # a damaged manifest, or another program's, vouches for nothing
-        known |= {FILE_NAME, *read_manifest(folder).files}
+    """What is in `folder` and no export wrote: a manifest vouches for itself and its files, if it is one of ours."""
+    known, changed = {PARAMS_FILE}, []
     plain = {path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
-    return sorted({path.name for path in folder.iterdir()} - (known & plain))
+    with contextlib.suppress(ModelError):  # a damaged manifest, or another program's, vouches for nothing
+        manifest = read_manifest(folder)
+        known |= {FILE_NAME, *manifest.files}
+        for name in plain & set(manifest.files):  # a page that somebody edited is theirs
+            try:
+                read_verified(folder, manifest, name)
+            except ModelError:
+                changed.append(f"{name} changed since")
+    return sorted([*({path.name for path in folder.iterdir()} - (known & plain)), *changed])
 
 
 def _carry_over(path: Path, folder: Path) -> None:

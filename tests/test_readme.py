@@ -30,6 +30,8 @@ TOOLS = {
     "tools/doctor.py": ("tools.doctor", "parser"),
     "docs/make_figures.py": ("docs.make_figures", "parser"),
     "docs/make_images.py": ("docs.make_images", "parser"),
+    "tests/soak/one_run.py": ("tests.soak.one_run", "parser"),
+    "tests/soak/shared_folders.py": ("tests.soak.shared_folders", "parser"),
 }
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Widths, sizes and distances of GitHub's own page.

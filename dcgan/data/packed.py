@@ -109,6 +109,9 @@ class PackedImages:
         self._image_bytes = math.prod(shape[1:])
         self._position = threading.Lock()
 
+    def __del__(self) -> None:
+        self._stream.close()  # a file that is left to the interpreter is a ResourceWarning
+
     def __len__(self) -> int:
         return self.shape[0]
 

@@ -140,6 +140,7 @@ ABSURD = {
     "sha upper": lambda v: v["files"]["generator.onnx"].update(sha256="A" * 64),
     "bytes negative": lambda v: v["files"]["generator.onnx"].update(bytes=-1),
     "bytes huge": lambda v: v["files"]["generator.onnx"].update(bytes=1 << 60),
+    "bytes of a model that fits no memory": lambda v: v["files"]["generator.onnx"].update(bytes=(4 << 30) + 1),
     "entry none": lambda v: v["files"].update({"generator.onnx": None}),
     "parity list": lambda v: v.update(parity=[]),
     "config NaN": lambda v: v["config"].update(lr=float("nan")),

@@ -126,6 +126,17 @@ def test_what_no_export_wrote_is_never_deleted(exported, kind):
     assert sorted(exported.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("text", ["mine", "old and my own lines"])
+def test_a_file_that_was_changed_after_the_export_is_never_deleted(exported, text):
+    """A page for the browser that its user edited was replaced without a word, by the next export."""
+    (exported / "generator.onnx").write_text(text)
+    before = content(exported)
+    told = r"generator\.onnx changed since.*Give another --out|generator\.onnx changed since.*give another --out"
+    with pytest.raises(ExportError, match=told), replacing(exported):
+        pytest.fail("nothing may be built")
+    assert content(exported) == before and left_behind(exported) == []
+
+
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "export").mkdir()
     with replacing(tmp_path / "export") as part:

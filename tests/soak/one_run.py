@@ -24,10 +24,14 @@ FLAGS = (
 )
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--minutes", type=float, default=60.0, help="how long (default: 60)")
-    minutes = flags.parse_args().minutes
+    return flags
+
+
+def main() -> int:
+    minutes = parser().parse_args().minutes
     with tempfile.TemporaryDirectory(prefix="soak-") as work:
         log = Path(work) / "log"
         with open(log, "wb") as stream:

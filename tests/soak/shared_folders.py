@@ -44,12 +44,16 @@ SAME = ("packed.npy", "packed.json", "work/data/*.npy", "work/export/generator.o
 SAME_IN_RUN = ("generator.params", "samples/*", "real.png", "checkpoints/*/*.safetensors")
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--processes", type=int, nargs="+", default=[2, 8], metavar="N", help="(default: 2, then 8)")
     flags.add_argument("--rounds", type=int, default=50, help="with each number of processes (default: 50)")
     flags.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
-    args = flags.parse_args()
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
     if args.work:
         return work()
     with tempfile.TemporaryDirectory(prefix="shared-") as scratch:

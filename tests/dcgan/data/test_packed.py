@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -46,6 +48,16 @@ def test_images_are_indexed_as_an_array_is(tmp_path, images, monkeypatch, has_pr
             found[index]
     assert [np.array_equal(a, b) for a, b in zip(found, images)] == [True] * 5
     assert np.asarray(found, np.float32).dtype == np.float32
+
+
+def test_an_array_that_nobody_needs_any_more_closes_its_file_without_a_warning(tmp_path):
+    """It was a traceback with PYTHONWARNINGS=error."""
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 16, 16), np.uint8))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        open_packed(tmp_path / "a.npy")
+        gc.collect()
+    assert [str(warning.message) for warning in told] == []
 
 
 def test_the_digest_is_of_the_pixels(tmp_path, images):
