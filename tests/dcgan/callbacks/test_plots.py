@@ -13,9 +13,15 @@ def test_loss_plot_is_a_image_even_with_gaps(tmp_path):
 
 def test_a_plot_leaves_no_figure_behind(tmp_path):
     """Beside the many objects of Paddle, circles are collected so rarely that memory grew with every plot."""
+
+    def figures() -> list:
+        return [each for each in gc.get_objects() if type(each).__name__ in ("Figure", "Axes", "RendererAgg")]
+
     gc.disable()
     try:
+        before = figures()  # of other tests; held, so that no new one takes the address of an old one
         plot_losses([record(step) for step in (1, 2)], tmp_path / "loss.png")
-        assert not [each for each in gc.get_objects() if type(each).__name__ in ("Figure", "Axes", "RendererAgg")]
+        old = {id(each) for each in before}
+        assert [each for each in figures() if id(each) not in old] == []
     finally:
         gc.enable()
