@@ -74,9 +74,13 @@ class _Leave(PyLayer):
 class _Layer(PyLayer):
     @staticmethod
     def forward(ctx: Any, x, weight, scale, shift, conv, norm, activation, dtype):
-        ctx.convolve, ctx.x, ctx.weight, ctx.scale = _Convolve(x, conv, dtype), x.detach(), weight, scale
+        convolve = _Convolve(x, conv, dtype)
+        y = convolve.forward(x, weight)
+        if norm is not None:
+            _call_pre_hooks(norm, y, dtype)
+        # Only now: a hook may end the forward pass, and Paddle never frees the context of one that raised.
+        ctx.convolve, ctx.x, ctx.weight, ctx.scale = convolve, x.detach(), weight, scale
         ctx.needs_x, ctx.needs_weight = not x.stop_gradient, not weight.stop_gradient
-        y = ctx.convolve.forward(x, weight)
         shape = _channels_first(y.shape)
         ctx.norm = primitives.batch_norm(shape, dtype, norm._epsilon) if norm is not None else None
         ctx.is_eval = norm is not None and not norm.training
@@ -84,8 +88,6 @@ class _Layer(PyLayer):
         ctx.has_bias = norm is None and shift is not None
         if ctx.has_bias:
             y.add_(shift.astype(dtype))
-        if norm is not None:
-            _call_pre_hooks(norm, y, dtype)
         if ctx.is_eval:
             ctx.norm.infer(*_addresses(y, y, norm._mean, norm._variance, scale, shift))
         elif ctx.norm:

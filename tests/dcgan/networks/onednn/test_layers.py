@@ -1,6 +1,7 @@
 """Paddle's own operators in float64 are the reference throughout."""
 
 import copy
+import gc
 
 import numpy as np
 import paddle
@@ -288,3 +289,17 @@ def test_a_checkpoint_goes_from_one_kind_of_kernels_to_the_other(tmp_path):
     restored.load(tmp_path / "step")
     assert restored.sampling_kernels is PADDLE_KERNELS and trained.sampling_kernels is not PADDLE_KERNELS
     np.testing.assert_allclose(restored.generate([1, 2]), trained.generate([1, 2]), atol=1e-6)
+
+
+def test_a_forward_pass_that_a_hook_ended_leaves_no_images_behind():
+    """Paddle never frees the context of such a pass. It held the input of a layer: some MB for each sample grid."""
+
+    def contexts_with_images() -> list:
+        gc.collect()
+        return [c for c in gc.get_objects() if type(c).__name__ == "_Layer_backward" and hasattr(c, "x")]
+
+    generator = Generator(4, 4, 16)
+    before = contexts_with_images()  # held by other tests
+    with eval_kernels(generator, OneDnnKernels()):
+        precise_bn(generator, precise_bn_latents(4, 32), batch_size=8)
+    assert len(contexts_with_images()) <= len(before)
