@@ -249,7 +249,9 @@ class TrainConfig:
         """
         known = {f.name: f for f in fields(cls)}
         values = {_RENAMED.get(name, name): value for name, value in values.items()}
-        values = {name: value for name, value in values.items() if _RETIRED.get(name, ()) not in (value, None)}
+        values = {
+            name: value for name, value in values.items() if name not in _RETIRED or _RETIRED[name] not in (value, None)
+        }
         problems: list[str] = []
         for name, value in values.items():
             if name in _RETIRED:

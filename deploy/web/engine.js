@@ -65,8 +65,8 @@ export class Engine {
   }
 
   /**
-   * Draw `latents` (Float32Arrays) and call `onImage(index, pixels)` for each: Float32Array [3, size, size] in
-   * [-1, 1]. Resolves when all are generated, to false if a newer job of the same lane came between.
+   * Generate the images of `latents` (Float32Arrays) and call `onImage(index, pixels)` for each: Float32Array
+   * [3, size, size] in [-1, 1]. Resolves when all are generated, to false if a newer job of the same lane came between.
    */
   generate(lane, latents, onImage) {
     this.#lanes.get(lane)?.finish(false);

@@ -15,6 +15,7 @@ from PIL import Image
 from dcgan.data import decode
 from dcgan.data.decode import Limits, decode_image
 from dcgan.errors import DataError
+from tests.dcgan.data.encoded import noise, save
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 CORNERS = (RED, GREEN, BLUE, WHITE)  # of `quarters`: top left, top right, bottom left, bottom right
@@ -26,16 +27,6 @@ def quarters(height=48, width=32):
     image[:half_height, :half_width], image[:half_height, half_width:] = RED, GREEN
     image[half_height:, :half_width], image[half_height:, half_width:] = BLUE, WHITE
     return image
-
-
-def noise(height=61, width=47):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def save(image, kind, mode="RGB", **options):
-    stream = io.BytesIO()
-    Image.fromarray(image).convert(mode).save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def png_chunk(kind, body):
@@ -53,10 +44,6 @@ def jpeg_with(segment, jpeg):
 
 def corners(image):
     return [tuple(int(v) for v in image[y, x]) for y in (3, -4) for x in (3, -4)]
-
-
-def is_close(image, expected, tolerance):
-    return np.abs(image.astype(int) - expected).max() <= tolerance
 
 
 KINDS = {

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from dcgan.data.decode import decode_image
 from dcgan.errors import DataError
-
-
-def noise(height=61, width=47):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def save(image, kind, mode="RGB", **options):
-    stream = io.BytesIO()
-    Image.fromarray(image).convert(mode).save(stream, kind, **options)
-    return stream.getvalue()
+from tests.dcgan.data.encoded import noise, save
 
 
 def is_close(image, expected, tolerance):
