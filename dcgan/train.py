@@ -206,7 +206,7 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
 def _go_back(model: DCGAN, healthy: Path) -> dict[str, Any]:
     """Delete the checkpoints after `healthy`, load that, and return what it says beyond the model."""
     for path in checkpoint.list_checkpoints(healthy.parent):
-        if path.name > healthy.name:
+        if path.name > healthy.name and checkpoint.holds_nothing_else(path):
             checkpoint.remove_checkpoint(path)
     return with_current_names(model.load(healthy))
 

@@ -27,6 +27,7 @@ from matplotlib.patches import Rectangle
 
 from dcgan import DCGAN
 from dcgan import train as runs
+from dcgan.callbacks.plots import matplotlib_defaults
 from dcgan.config import TrainConfig
 from dcgan.data.crop import fit_image
 from dcgan.data.decode import decode_image
@@ -189,6 +190,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
 
 
+@matplotlib_defaults()
 def write_networks(path: Path, model: DCGAN) -> None:
     """What stands between the layers of both networks, read off a forward pass."""
     figure, axes = new_figure(9, 3.6, nrows=2)
@@ -226,6 +228,7 @@ def shapes_between(network: paddle.nn.Layer, value: paddle.Tensor) -> list[list[
     return shapes
 
 
+@matplotlib_defaults()
 def write_loss(path: Path) -> None:
     """The generator's loss of the paper's game and the one that is used, over D(G(z)), with their slopes."""
     logits = paddle.linspace(-6, 6, 241)
@@ -246,6 +249,7 @@ def write_loss(path: Path) -> None:
     save(figure, path)
 
 
+@matplotlib_defaults()
 def write_curves(path: Path, records: Sequence[dict]) -> None:
     figure, (left, right) = new_figure(9, 2.8, ncols=2)
     steps = [record["step"] for record in records]

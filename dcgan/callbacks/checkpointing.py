@@ -11,7 +11,7 @@ from paddle.callbacks import Callback
 
 from deploy.files import PathLike
 
-from ..checkpoints.checkpoint import folder_name, list_checkpoints, read_state, remove_checkpoint
+from ..checkpoints.checkpoint import folder_name, holds_nothing_else, list_checkpoints, read_state, remove_checkpoint
 from ..checkpoints.params import write_params
 from ..errors import CheckpointError
 from ..metrics.names import with_current_names
@@ -36,13 +36,15 @@ class CheckpointSaver(Callback):
 
     Kept are the newest `keep`, the newest whose run was healthy, and the best by the run's own measure (the smallest
     `swd` in its `extra`, of those measured as the newest was). Several processes first make sure together that
-    they hold the same numbers; then one writes.
+    they hold the same numbers; then one writes. A folder that is no checkpoint of ours, or holds other files too, is
+    neither counted nor deleted.
     """
 
     def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
         super().__init__()
         self._every, self._folder, self._keep, self._extra = every, Path(folder), keep, extra
         self._saved_step = -1
+        self._left_alone: set[Path] = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if (self._folder / folder_name(self.model.global_step)).is_dir():  # the one that was just loaded
@@ -72,11 +74,20 @@ class CheckpointSaver(Callback):
         if is_due:
             model.save(self._folder / folder_name(model.global_step), extra=self._extra())
             self._saved_step = model.global_step
-        saved = list_checkpoints(self._folder)
+        saved = self._own_checkpoints()
         kept = {*saved[-self._keep :], last_healthy(saved), best(saved)}
         for path in saved:
             if path not in kept:
                 remove_checkpoint(path)
+
+    def _own_checkpoints(self) -> list[Path]:
+        """All checkpoints that --keep is about; the other folders of such a name are each named once."""
+        found = list_checkpoints(self._folder)
+        own = [path for path in found if path not in self._left_alone and holds_nothing_else(path)]
+        for path in set(found) - set(own) - self._left_alone:
+            log.warning("%s is left alone: it is no whole checkpoint, or holds other files too", path)
+            self._left_alone.add(path)
+        return own
 
 
 def last_healthy(checkpoints: Sequence[Path]) -> Path | None:

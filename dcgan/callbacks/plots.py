@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,24 @@ class LossPlot(Callback):
         plot_losses(self._records, self._path)
 
 
-def _matplotlib() -> tuple[Any, Any]:
-    """Figure and its canvas. Half a second to import, so not before it is needed.
+@contextlib.contextmanager
+def matplotlib_defaults() -> Iterator[tuple[Any, Any]]:
+    """Figure and its canvas, within matplotlib's own defaults: a matplotlibrc may ask for LaTeX, which may be missing.
 
-    Nothing is shown on a screen: a MPLBACKEND that does not exist, which makes the import itself fail, is no matter.
+    Half a second to import, so not before it is needed. Nothing is shown on a screen: a MPLBACKEND that does not
+    exist, which makes the import itself fail, is no matter.
     """
     before = os.environ.pop("MPLBACKEND", None)
     try:
+        import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     finally:
         if before is not None:
             os.environ["MPLBACKEND"] = before
-    return Figure, FigureCanvasAgg
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield Figure, FigureCanvasAgg
 
 
 def plot_losses(records: Sequence[Record], path: PathLike) -> None:
@@ -57,14 +63,14 @@ def plot_losses(records: Sequence[Record], path: PathLike) -> None:
     # memory grew by some 3 MB a plot. Only what is new is looked through; all of it would take longer than the plot.
     gc.freeze()
     try:
-        _write_plot(records, path)
+        with matplotlib_defaults() as classes:
+            _write_plot(*classes, records, path)
     finally:
         gc.collect()
         gc.unfreeze()
 
 
-def _write_plot(records: Sequence[Record], path: PathLike) -> None:
-    figure_class, canvas_class = _matplotlib()
+def _write_plot(figure_class: Any, canvas_class: Any, records: Sequence[Record], path: PathLike) -> None:
     steps = [record["step"] for record in records]
     figure = figure_class(figsize=(9, 6), layout="constrained")
     canvas_class(figure)

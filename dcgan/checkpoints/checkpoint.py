@@ -163,6 +163,15 @@ def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint
     raise CheckpointError(f"no {'whole ' if tried else ''}checkpoint under {root}")
 
 
+def holds_nothing_else(folder: PathLike) -> bool:
+    """Whether a folder is a checkpoint, and no file in it is another's: what may be deleted without asking."""
+    try:
+        named = {STATE_FILE, *read_state(folder)["files"]}
+    except CheckpointError:
+        return False
+    return all(path.name in named and _is_ours(path) for path in Path(folder).iterdir())
+
+
 def remove_checkpoint(folder: PathLike) -> None:
     """Delete a checkpoint folder. It loses its name first, so that a crash leaves no torn checkpoint behind.
 

@@ -36,6 +36,21 @@ def test_checkpoints_measured_in_another_way_are_not_compared_with_new_ones(conf
     assert caplog.text.count("are not compared with new ones") == 1
 
 
+def test_a_folder_that_is_no_checkpoint_or_holds_other_files_too_is_never_pruned_nor_counted(config, caplog):
+    config = dataclasses.replace(config, checkpoint_every=1, keep=2, evaluate_every=0)
+    checkpoints = runs.train(dataclasses.replace(config, steps=3)).folder / "checkpoints"
+    photos, noted, listed = (checkpoints / f"step-0000000{i}" for i in (1, 2, 9))
+    for folder, name in ((photos, "photo.jpg"), (noted, "notes.txt"), (listed, "state.json")):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    runs.train(dataclasses.replace(config, steps=7), find_checkpoint(checkpoints.parent))
+    named = {path.name for path in checkpoints.iterdir()}
+    assert named == {"step-00000001", "step-00000002", "damaged-step-00000009", "step-00000006", "step-00000007"}
+    assert (photos / "photo.jpg").read_text() == (noted / "notes.txt").read_text() == "{}"
+    assert (noted / "generator.safetensors").is_file()
+    assert [caplog.text.count(f"{folder} is left alone") for folder in (photos, noted)] == [1, 1]
+
+
 @pytest.mark.parametrize("extra", [None, "text", [1], {"swd": "small"}, {"swd": None}, {"swd": [1.0]}])
 def test_a_checkpoint_of_unknown_origin_that_says_nothing_of_itself_is_no_best_and_not_healthy(tmp_path, extra):
     folders = [tmp_path / f"step-{i:08d}" for i in (1, 2)]
