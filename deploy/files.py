@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,25 +52,49 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
     aside = descriptor = None
     _refuse_device(path)
     try:
-        aside, descriptor = _open_aside(path)
-        with open(descriptor, mode, **_text(mode)) as stream:
-            yield stream
-            stream.flush()
+        with _named(path):
+            aside, descriptor = _open_aside(path)
+            with open(descriptor, mode, **_text(mode)) as stream:
+                yield stream
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+                if fcntl is None:
+                    stream.close()  # Windows renames no open file
+                os.replace(aside, path)  # elsewhere still open, so still locked, and nobody's leftover
             if durable:
-                os.fsync(stream.fileno())
-            if fcntl is None:
-                stream.close()  # Windows renames no open file
-            os.replace(aside, path)  # elsewhere still open, so still locked, and nobody's leftover
-        if durable:
-            sync_folder(path.parent)
-    except OSError as error:
-        if error.filename is None or _ASIDE.fullmatch(os.path.basename(str(error.filename))):  # a full disk names none
-            error.filename, error.filename2 = str(path), None
-        raise
+                sync_folder(path.parent)
     finally:
         if aside is not None:
             with contextlib.suppress(FileNotFoundError):
                 aside.unlink()
+
+
+@contextlib.contextmanager
+def private_folder(path: PathLike) -> Iterator[Path]:
+    """A new folder beside `path`, removed with all that is in it when the block ends.
+
+    For programs that write no stream but a path of their own choice of suffix, and would follow a link that lies there:
+    into this folder nobody else can put one. Raises OSError naming `path` if it cannot be made.
+    """
+    folder = aside_name(path)
+    with _named(Path(path)):
+        folder.mkdir(0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError about no file, as a full disk raises it, or about one written aside is about `path` instead."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or _ASIDE.fullmatch(os.path.basename(str(error.filename))):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _refuse_device(path: Path) -> None:

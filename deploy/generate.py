@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ import numpy as np
 
 from deploy import images
 from deploy.files import atomic_write
+from deploy.own_files import MARK, refuse_foreign
 from deploy.progress import progress
 from deploy.runtimes import Runtime
 from deploy.seed_ranges import Seeds
@@ -33,6 +35,7 @@ class Scores:
 
     def __init__(self, discriminator: Runtime, stream: IO[bytes]):
         self._discriminator, self._stream = discriminator, stream
+        self._stream.write(f'{{\n  "comment": "{MARK}"'.encode())
         self._count, self._sum = 0, 0.0
         self.lowest: tuple[float, int] = (2.0, -1)  # probability, seed
         self.highest: tuple[float, int] = (-1.0, -1)
@@ -47,7 +50,7 @@ class Scores:
         logits = self._discriminator.run(images)[:, 0].astype(np.float64)
         for seed, logit in zip(seeds, np.clip(logits, -700, 700)):  # beyond, exp overflows
             score = float(1.0 / (1.0 + np.exp(-logit)))
-            self._stream.write(f'{"," if self._count else "{"}\n  "{seed}": {json.dumps(round(score, 6))}'.encode())
+            self._stream.write(f',\n  "{seed}": {json.dumps(round(score, 6))}'.encode())
             self._count, self._sum = self._count + 1, self._sum + score
             self.lowest, self.highest = min(self.lowest, (score, seed)), max(self.highest, (score, seed))
 
@@ -72,9 +75,11 @@ def write_images(
           discriminator - its opinion goes into `scores.json`.
     Returns how many images were written, and the scores. Images that are there, whole and of this very model, stay
     as they are; `images.npz` is always made again. Raises OSError, ModelError; each file is then whole or as it was.
+    Raises FileExistsError before anything is made if a file of somebody else has the name of one of these.
     """
     model_id = generator.model_id
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_foreign(folder, seeds, suffix, with_grid, discriminator is not None)
     wanted = progress(seeds, len(seeds), "images")
     shown: list[np.ndarray] = []
     with contextlib.ExitStack() as stack:
@@ -98,6 +103,22 @@ def write_images(
         content = images.encode(images.grid(np.stack(shown)), ".png", f"model {model_id}")
         _write_file(folder / "grid.png", content)
     return written, scores
+
+
+def _refuse_foreign(folder: Path, seeds: Seeds, suffix: str, with_grid: bool, with_scores: bool) -> None:
+    """Raise FileExistsError if what will be written would replace a file that this project did not write."""
+    if with_grid:
+        refuse_foreign(folder / "grid.png", images.OF_A_MODEL)
+    if with_scores:
+        refuse_foreign(folder / "scores.json")
+    if suffix == ".npz":
+        refuse_foreign(folder / "images.npz")
+        return
+    with os.scandir(folder) as entries:  # what is there, not the seeds: there may be a billion
+        for entry in entries:
+            found = re.fullmatch(rf"seed-([0-9]{{6,10}}){suffix}", entry.name)
+            if found and int(found[1]) in seeds and entry.name == image_path(folder, int(found[1]), suffix).name:
+                refuse_foreign(entry.path, images.OF_A_MODEL)
 
 
 def image_path(folder: Path, seed: int, suffix: str) -> Path:
@@ -168,6 +189,7 @@ def _write_file(path: Path, content: bytes) -> None:
 def _write_npz(batches: Iterable[Batch], seeds: Seeds, path: Path, shape: tuple[int, ...]) -> int:
     """Stream the batches into an .npz file: numpy itself would want all images at once."""
     with atomic_write(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        archive.comment = MARK.encode()
         with archive.open("images.npy", "w", force_zip64=True) as entry:
             _npy_header(entry, "|u1", (len(seeds), *shape))
             for _, images in batches:

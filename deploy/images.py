@@ -20,6 +20,8 @@ from deploy.untrusted import UnsafeFileError, open_file
 GAP = 2  # white pixels between the images of a grid
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPG_START, _JPG_END = b"\xff\xd8\xff\xe0", b"\xff\xd9"
+# The start of a file whose comment says which model it shows: a regular expression, see own_files.py.
+OF_A_MODEL = rb"(tEXtComment\0|\xff\xfe..)(seed [0-9]+, )?model "
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

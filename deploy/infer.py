@@ -82,7 +82,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--verify", action="store_true", help="only check that files and images match the export")
     where = parser.add_argument_group("input and output")
     where.add_argument("--model", type=Path, help=MODEL_HELP)
-    where.add_argument("--out", type=Path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif")
+    where.add_argument(
+        "--out", type=named_path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif"
+    )
     where.add_argument("--format", choices=("png", "jpg", "npz"), default="png", help="npz: one file (default: png)")
     where.add_argument(
         "--grid", action=argparse.BooleanOptionalAction, default=True, help="grid.png of the first 100 (default: yes)"
@@ -231,6 +233,13 @@ def whole_number(lowest: int, highest: int = 2**32) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def named_path(text: str) -> Path:
+    """An argparse type: a path, and not the empty text that would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path is expected, received an empty text")
+    return Path(text)
 
 
 def _seeds(text: str) -> Seeds:

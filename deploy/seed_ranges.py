@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 
 MAX_SEED = 2**32 - 1
@@ -22,6 +23,7 @@ class Seeds:
             if right.start <= left[-1]:
                 raise ValueError(f"seed {right.start} is named twice")
         self.parts = parts
+        self._ordered, self._starts = ordered, [part.start for part in ordered]
 
     @classmethod
     def parse(cls, text: str) -> Seeds:
@@ -40,6 +42,10 @@ class Seeds:
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
+
+    def __contains__(self, seed: int) -> bool:
+        position = bisect_right(self._starts, seed)
+        return position > 0 and seed in self._ordered[position - 1]
 
     def __iter__(self) -> Iterator[int]:
         for part in self.parts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import cv2
 import numpy as np
 
 from deploy import images
-from deploy.files import atomic_write
+from deploy.files import atomic_write, private_folder
 from deploy.manifest import ModelError
+from deploy.own_files import MARK, refuse_foreign
 from deploy.progress import progress
 from deploy.runtimes import Runtime
 from deploy.seeds import latents
@@ -58,10 +61,12 @@ def write_walk(
 ) -> None:
     """Write the walk as .mp4 or .gif (which repeats), whole or not at all; each pixel becomes scale x scale of them.
 
-    Raises ModelError where this OpenCV cannot write the format, OSError where the disk does not take it.
+    Raises ModelError where this OpenCV cannot write the format, OSError where the disk does not take it, and
+    FileExistsError, before anything is made, where somebody else's file is.
     """
     if path.suffix == ".gif":
         check_gif(frames)
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     z = walk_latents(seeds, frames, generator.signature.input_shape[0])
     size = generator.signature.output_shape[-1] * scale
@@ -105,24 +110,26 @@ def enlarge(image_uint8: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _write_gif(path: Path, images, frames: int, fps: float, size: int) -> None:
-    content = encode_gif(images, fps)
+    film, end = encode_gif(images, fps)[:-1], b";"
+    comment = b"!\xfe" + bytes([len(MARK)]) + MARK.encode() + b"\0"  # GIF89a, sec. 24
     with atomic_write(path) as stream:
-        stream.write(content)
+        stream.write(film + comment + end)
 
 
 def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")  # OpenCV looks at the suffix
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: what went wrong is said below, in one line
-    try:
+    with private_folder(path) as folder:
+        aside = folder / "film.mp4"  # OpenCV looks at the suffix
         film = _open_film(path, aside, fps, size)
         for image in images:
             film.write(image)
         film.release()
         if _frame_count(aside) != frames:  # VideoWriter reports nothing, a full disk included
             raise OSError(f"{path} could not be written whole. Is the disk full?")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        with open(aside, "rb") as source, atomic_write(path) as stream:
+            shutil.copyfileobj(source, stream)
+            # players pass over a box of free space (ISO/IEC 14496-12, sec. 8.1.2)
+            stream.write(struct.pack(">I", 8 + len(MARK)) + b"free" + MARK.encode())
 
 
 def _open_film(path: Path, aside: Path, fps: float, size: int) -> cv2.VideoWriter:

@@ -53,6 +53,12 @@ def test_every_seed_there_is_costs_nothing():
     everything = Seeds.parse("0-4294967295")
     assert len(everything) == 2**32
     assert next(iter(everything)) == 0
+    assert 2**32 - 1 in everything and 2**32 not in everything
+
+
+def test_a_seed_is_found_among_parts_in_any_order():
+    seeds = Seeds.parse("9,3,5-6,100-103")
+    assert [seed for seed in range(-1, 110) if seed in seeds] == sorted(seeds)
 
 
 def test_no_seed_at_all_is_refused():
