@@ -69,8 +69,8 @@ class Outcome(NamedTuple):
 def prove_resume(folder: Path, kills: int, seed: int = 0, config: TrainConfig = SETTINGS) -> Iterator[Outcome]:
     """Train once undisturbed, then `kills` times with a SIGKILL in between; yield each outcome.
 
-    Args: folder - empty, for the runs.  kills - every third falls into the writing of a checkpoint, the others into a
-          moment drawn from `seed`.  config - of the runs.
+    Args: folder - empty, for the runs.  kills - the second, fifth, ... falls into the writing of a checkpoint, the
+          others into a moment drawn from `seed`.  config - of the runs.
     Raises ProjectError when a child fails for another reason.
     """
     write_json(folder / "config.json", config.to_json())
@@ -87,7 +87,7 @@ def prove_resume(folder: Path, kills: int, seed: int = 0, config: TrainConfig = 
 
 def _killed_run(folder: Path, number: int, stream: int, last_step: int, checkpoint_every: int) -> tuple[str, str]:
     """Name of a run that was killed while it trained, and the moment. One that was faster than the kill is repeated."""
-    during_save = number % 3 == 2
+    during_save = number % 3 == 1
     for attempt in range(ATTEMPTS):
         name = f"killed-{number:02d}-{attempt}"
         draws = bits(np.array([key(stream, attempt)]), 2)[0] / 2.0**32

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,9 +8,9 @@ from dcgan.selftest import SETTINGS, _differences, prove_resume
 
 
 def test_runs_killed_while_training_and_while_saving_end_in_the_same_bits(tmp_path):
-    outcomes = list(prove_resume(tmp_path, kills=3))
-    assert [outcome.differences for outcome in outcomes] == [[], [], []]
-    assert outcomes[2].moment.startswith("writing a checkpoint")
+    outcomes = list(prove_resume(tmp_path, kills=2, config=dataclasses.replace(SETTINGS, epochs=2)))
+    assert [outcome.differences for outcome in outcomes] == [[], []]
+    assert outcomes[1].moment.startswith("writing a checkpoint")
     assert all(outcome.resumed_from > 0 for outcome in outcomes)
 
 
@@ -34,8 +36,6 @@ def test_one_changed_bit_one_lost_tensor_and_one_changed_metric_are_each_noticed
 
 
 def test_a_child_that_fails_for_another_reason_is_reported_with_its_words(tmp_path):
-    import dataclasses
-
     config = dataclasses.replace(SETTINGS, data="nowhere")
     with pytest.raises(ProjectError, match="there is no nowhere"):
         list(prove_resume(tmp_path, kills=1, config=config))

@@ -38,23 +38,25 @@ def test_a_line_that_is_no_recipe_is_named(search, tmp_path, text, words):
         search.read_recipes(tmp_path / "recipes.txt")
 
 
-def test_each_recipe_is_trained_measured_and_not_done_twice(search, packed_faces, work_folder, monkeypatch):
-    (work_folder / "recipes.txt").write_text(f"tiny: {TINY} --steps 2\n")
-    arguments = ["recipes.txt", "--seeds", "0", "1", "--out", "found", "--n", "24"]
-    assert search.main(arguments) == 0
-    table = (work_folder / "found" / "table.md").read_text().splitlines()
-    assert len(table) == 4 and "swd" in table[0] and "--steps 2" in table[2] and "| 1 |" in table[3]
-    result = json.loads((work_folder / "found" / "tiny-seed1" / "result.json").read_text())
-    assert result["seed"] == 1 and result["report"]["protocol"]["n_generated"] == 24
-    monkeypatch.setattr(search, "train", lambda *_: pytest.fail("it was trained before"))
-    assert search.main(arguments) == 0
-
-
-def test_a_training_that_was_stopped_goes_on(search, packed_faces, work_folder):
-    folder = work_folder / "stopped"
-    flags = tuple(f"{TINY} --checkpoint-every 1".split())
-    search.train(search.Recipe("first", (*flags, "--steps", "1")), 0, folder)
+def test_a_training_that_was_stopped_goes_on_and_what_is_done_is_not_done_twice(
+    search, packed_faces, work_folder, monkeypatch
+):
+    (work_folder / "recipes.txt").write_text(f"tiny: {TINY} --steps 1\n")
+    arguments = ["recipes.txt", "--out", "found", "--n", "24", "--seeds"]
+    folder = work_folder / "found" / "tiny-seed1"
+    (recipe,) = search.read_recipes(work_folder / "recipes.txt")
+    search.train(recipe, 1, folder)
     seconds = float((folder / "seconds.txt").read_text())
-    search.train(search.Recipe("first", (*flags, "--steps", "1")), 0, folder)
-    assert len(list(folder.glob("0*"))) == 1
-    assert float((folder / "seconds.txt").read_text()) > seconds
+    assert search.main([*arguments, "1"]) == 0
+    assert len(list(folder.glob("0*"))) == 1 and float((folder / "seconds.txt").read_text()) > seconds
+    result = json.loads((folder / "result.json").read_text())
+    assert result["seed"] == 1 and result["report"]["protocol"]["n_generated"] == 24
+
+    trained = []
+    monkeypatch.setattr(search, "train", lambda recipe, seed, folder: (folder.mkdir(), trained.append(seed)))
+    monkeypatch.setattr(search, "measure", lambda folder, args: {k: result[k] for k in ("report", "seconds")})
+    for _ in range(2):
+        assert search.main([*arguments, "0", "1"]) == 0
+    assert trained == [0]
+    table = (work_folder / "found" / "table.md").read_text().splitlines()
+    assert len(table) == 4 and "swd" in table[0] and "--steps 1" in table[2] and "| 1 |" in table[3]

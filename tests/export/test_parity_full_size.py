@@ -16,7 +16,7 @@ from export.exporter import ExportConfig, export
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """64x64 pixels, 64 base channels, a few steps on synthetic faces."""
-    config = TrainConfig(image_size=64, base_channels=64, latent_dim=100, batch_size=8, ema=0.5, device="cpu")
+    config = TrainConfig(image_size=64, base_channels=64, latent_dim=100, batch_size=8, ema=0.0, device="cpu")
     model = DCGAN(config)
     faces = np.stack([fit_image(draw_face(i), 64).transpose(2, 0, 1) for i in range(4 * 8)])
     for batch in np.split(to_float(faces), 4):
@@ -28,16 +28,15 @@ def trained(tmp_path_factory):
 
 def test_every_runtime_draws_the_trained_images_to_a_hundred_thousandth(trained, tmp_path):
     run, images = trained
-    export_config = ExportConfig(run, ("paddle", "onnx"), ("generator", "discriminator"), precise_bn=0, uint8=True)
+    export_config = ExportConfig(run, ("paddle", "onnx"), ("generator",), precise_bn=0, uint8=True)
     export(tmp_path / "export", export_config)
     rows = read_manifest(tmp_path / "export").parity["rows"]
-    assert {(row["runtime"], row["batch_size"]) for row in rows if row["model"].startswith("generator")} == {
+    assert {(row["runtime"], row["batch_size"]) for row in rows} == {
         (runtime, size)
         for runtime in ("dygraph", "onnxruntime", "static program", "Paddle Inference", "Paddle Inference, oneDNN")
         for size in (1, 2, 7, 100)
     }
-    assert max(row["max"] for row in rows if row["model"].startswith("generator")) <= 1e-5
-    assert all(row["max"] <= row["allowed"] and row["nan"] == row["inf"] == 0 for row in rows)
+    assert all(row["max"] <= 1e-5 and row["nan"] == row["inf"] == 0 for row in rows)
     # Independent of the certificate: what training generated, and what a user of the folder generates.
     for backend in ("onnxruntime", "paddle"):
         generated = load_generator(tmp_path / "export", backend, "cpu").generate(range(5))

@@ -21,7 +21,7 @@ def run_tool(*arguments):
 
 
 def test_one_training_step_is_measured_and_reported(tmp_path):
-    arguments = "--rounds 2 --batch-size 4 --base-channels 4 --image-size 16 --threads 1 --against none".split()
+    arguments = "--rounds 1 --batch-size 4 --base-channels 4 --image-size 16 --threads 1 --against none".split()
     done = run_tool("train", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     (table,) = json.loads(done.stdout)["tables"]

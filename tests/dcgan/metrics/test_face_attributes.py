@@ -24,12 +24,12 @@ def test_labels_are_what_the_faces_were_drawn_with():
 
 
 def test_a_short_training_beats_the_most_frequent_answer():
-    classifier = train_classifier(count=600, steps=120)
+    classifier = train_classifier(count=400, steps=80, batch_size=32)
     images, labels = labelled_faces(200, first=10_000)
     found = classifier.predict(images)
-    for name in ("glasses", "mouth"):
+    for name in ("glasses", "hair_style"):
         most_frequent = np.bincount(labels[name]).max() / len(images)
-        assert (found[name] == labels[name]).mean() > most_frequent + 0.02
+        assert (found[name] == labels[name]).mean() > most_frequent + 0.03
     shares = classifier.shares(images)
     assert shares.keys() == ATTRIBUTES.keys()
     assert all(sum(values.values()) == pytest.approx(1) for values in shares.values())
