@@ -95,12 +95,16 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
     """A new folder, or the checkpoint's own run if nothing newer was saved in it: nothing is ever overwritten."""
     if found is None:
         return RunFolder.create(config.out, Path(config.data).stem)
-    run = found.folder.parent.parent
-    newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if path.name > found.folder.name]
-    if (run / "config.json").is_file() and not any(map(_is_whole, newer)):
-        return RunFolder(run)
+    run, reason = RunFolder(found.folder.parent.parent), "has no config.json"
+    if run.config.is_file():
+        run.own()  # before the look for newer checkpoints: whoever trains it saves them
+        newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if path.name > found.folder.name]
+        if not any(map(_is_whole, newer)):
+            return run
+        run.lock.release()
+        reason = "has newer checkpoints, which are kept"
     folder = RunFolder.create(config.out, Path(config.data).stem)
-    log.info("%s has newer checkpoints, which are kept: continuing in a new run folder", run)
+    log.info("%s %s: continuing in a new run folder", run.path, reason)
     return folder
 
 
@@ -115,10 +119,11 @@ def set_aside_damaged(folder: RunFolder, step: int) -> None:
     """Rename what is left of checkpoints after `step`: none of them is whole, and new ones will need their names."""
     for path in checkpoint.list_checkpoints(folder.checkpoints):
         if path.name > checkpoint.folder_name(step):
-            aside = path.with_name(f"damaged-{path.name}")
+            number, aside = 1, path.with_name(f"damaged-{path.name}")
+            while os.path.lexists(aside):  # of an earlier resume
+                number += 1
+                aside = path.with_name(f"damaged-{path.name}-{number}")
             log.warning("Setting aside the damaged checkpoint %s as %s", path, aside.name)
-            if os.path.lexists(aside):  # of an earlier resume
-                checkpoint.remove_checkpoint(aside)
             path.rename(aside)
 
 

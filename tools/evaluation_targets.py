@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 MANY, SOME = 10_000, 5_000  # images of each set, unless --n says otherwise
 IMAGES_SEED = 1  # which images of a set that is larger than needed
-NOT_SAMPLES = ("grid.png",)  # written by deploy/infer.py beside its samples
 
 
 class EvaluationTarget(NamedTuple):
@@ -137,15 +136,14 @@ def folder_target(source: str) -> EvaluationTarget:
             facts, lambda n, data: choose(packed.images, n, IMAGES_SEED), image_size=size, count=len(packed)
         )
     with open_source(source) as opened:
-        samples = [i for i in range(len(opened)) if Path(opened.name(i)).name not in NOT_SAMPLES]
-        facts = {"kind": "images", "name": opened.label}
+        count, facts = len(opened), {"kind": "images", "name": opened.label}
 
     def read(n: int, data: PackedData) -> np.ndarray:
-        chosen = np.sort(permutation(len(samples), IMAGES_SEED)[:n])
+        chosen = np.sort(permutation(count, IMAGES_SEED)[:n])
         with open_source(source) as opened:
-            return np.stack([_read(opened, samples[i], data) for i in tqdm(chosen, desc="reading", disable=None)])
+            return np.stack([_read(opened, i, data) for i in tqdm(chosen, desc="reading", disable=None)])
 
-    return EvaluationTarget(facts, read, count=len(samples))
+    return EvaluationTarget(facts, read, count=count)
 
 
 def real_target(data: PackedData) -> EvaluationTarget:
@@ -188,6 +186,8 @@ def open_data(
 def how_many(asked: int | None, real_count: int, target: EvaluationTarget) -> int:
     """Images of each set. Raises ValueError for fewer than FEWEST, or more than there are images or seeds."""
     most = real_count if target.count is None else min(real_count, target.count)
+    if most < FEWEST:
+        raise ValueError(f"at least {FEWEST} images of each side are needed, and one of them has {most}")
     n = asked if asked is not None else MANY if most >= MANY else min(most, SOME)
     if not FEWEST <= n <= most:
         raise ValueError(f"n must be from {FEWEST} to {most}, as many images as both sides have; received {n}")

@@ -158,17 +158,24 @@ class FolderSource(Source):
         return data
 
     def fingerprint(self) -> str:
-        """Of names, sizes and times of change, behind links too: about 3 seconds for 200,000 files."""
+        """Of names, sizes and times of change, behind links too: about 3 seconds for 200,000 files.
+
+        An archive or an editor may set the time of a file's content; the time of the last change to the file is the
+        system's own. Not its inode: some network file systems give other ones each time they are mounted.
+        """
         digest = hashlib.sha256()
         for i, name in enumerate(self._names):
             path = self._path(i)
             status = os.lstat(path)
-            digest.update(os.fsencode(name) + b"\0%d\0%d\n" % (status.st_size, status.st_mtime_ns))
+            digest.update(os.fsencode(name) + b"\0" + _times(status))
             if stat.S_ISLNK(status.st_mode):
                 with contextlib.suppress(OSError):  # it leads nowhere
-                    target = os.stat(path)
-                    digest.update(b"%d\0%d\n" % (target.st_size, target.st_mtime_ns))
+                    digest.update(_times(os.stat(path)))
         return digest.hexdigest()
+
+
+def _times(status: os.stat_result) -> bytes:
+    return b"%d\0%d\0%d\n" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 _NO_LINK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -190,7 +197,9 @@ class ZipSource(Source):
         except (*_ZIP_ERRORS, OSError) as error:
             self._file.close()
             raise DataError(f"{path} is damaged or not a .zip ({error}): copy or fetch it again") from error
-        entries = (entry for entry in self._archive.infolist() if _is_image(entry.filename))
+        entries = [entry for entry in self._archive.infolist() if _is_image(entry.filename)]
+        wanted = set(_without_grids([entry.filename for entry in entries]))
+        entries = [entry for entry in entries if entry.filename in wanted]
         self._entries = sorted(entries, key=lambda entry: (entry.filename, entry.header_offset))
         self._lock = threading.Lock()  # one handle: a second one would read the directory of all entries again
         if not self._entries:
@@ -253,7 +262,7 @@ class CartoonSource(Source):
     def __init__(self, data: str = "cartoon", seed: int = 0) -> None:
         _, colon, count = data.partition(":")
         if colon and not (re.fullmatch("[0-9]{1,9}", count) and int(count)):
-            raise DataError(f"cartoon:COUNT needs a whole number of faces of at least 1, received {data}")
+            raise DataError(f"cartoon:COUNT needs a whole number of faces from 1 to 999999999, received {data}")
         self._count, self._seed = int(count or CARTOON_COUNT), seed
 
     def __len__(self) -> int:
@@ -295,7 +304,17 @@ def _list_folder(root: Path) -> list[str]:
     if left_out:
         shown = ", ".join(_printable(name) for name in sorted(left_out)[:3]) + (", ..." if len(left_out) > 3 else "")
         logger.warning("%d folders with runs or exports of this project left out: %s", len(left_out), shown)
-    return sorted(names)
+    return sorted(_without_grids(names))
+
+
+def _without_grids(names: list[str]) -> list[str]:
+    """`names` without each grid.png that lies beside images of seeds: deploy/infer.py shows them all in it."""
+    folders = {folder for folder, _, name in (name.rpartition("/") for name in names) if _SEED_IMAGE.fullmatch(name)}
+    grids = {f"{folder}/grid.png".lstrip("/") for folder in folders}
+    return [name for name in names if name not in grids]
+
+
+_SEED_IMAGE = re.compile(r"seed-[0-9]{6,10}\.(png|jpg)")
 
 
 def _is_output(folders: set[str], files: set[str]) -> bool:

@@ -1,14 +1,16 @@
 import dataclasses
 import json
+import logging
 
 import numpy as np
 import pytest
 
 from dcgan import train as runs
 from dcgan.checkpoints.checkpoint import read_checkpoint
-from dcgan.errors import CheckpointError
-from dcgan.resume import saved_config
+from dcgan.errors import CheckpointError, TrainingError
+from dcgan.resume import saved_config, set_aside_damaged
 from dcgan.runs.find_checkpoint import find_checkpoint
+from dcgan.runs.folder import RunFolder
 from tests.comparisons import assert_same_run, numbers, weights
 
 
@@ -55,6 +57,40 @@ def test_going_on_from_an_older_checkpoint_makes_a_new_run_and_keeps_the_old(con
     result = runs.train(config, find_checkpoint(run / "checkpoints" / "step-00000002"))
     assert result.folder.name == "00001-faces"
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
+
+
+def test_a_run_that_another_process_trains_is_refused_from_an_older_checkpoint_too(config):
+    run = runs.train(dataclasses.replace(config, steps=4)).folder
+    found = find_checkpoint(run / "checkpoints" / "step-00000002")
+    owner = RunFolder(run).own()
+    with pytest.raises(TrainingError, match="is being trained by another process"):
+        runs.train(config, found)
+    owner.lock.release()
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+def test_a_new_run_folder_is_explained_by_what_is_the_case(config, caplog):
+    caplog.set_level(logging.INFO, "dcgan")
+    run = runs.train(dataclasses.replace(config, steps=4)).folder
+    runs.train(dataclasses.replace(config, steps=3), find_checkpoint(run / "checkpoints" / "step-00000002"))
+    (run / "config.json").unlink()
+    runs.train(dataclasses.replace(config, steps=5), find_checkpoint(run))
+    told = [line for line in caplog.messages if "continuing in a new run folder" in line]
+    assert told == [
+        f"{run} has newer checkpoints, which are kept: continuing in a new run folder",
+        f"{run} has no config.json: continuing in a new run folder",
+    ]
+
+
+def test_what_an_earlier_resume_set_aside_is_kept(config):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    for note in ("first", "second"):
+        (run / "checkpoints" / "step-00000009").mkdir()
+        (run / "checkpoints" / "step-00000009" / "notes.txt").write_text(note)
+        set_aside_damaged(RunFolder(run), 2)
+    aside = sorted((run / "checkpoints").glob("damaged-*"))
+    assert [path.name for path in aside] == ["damaged-step-00000009", "damaged-step-00000009-2"]
+    assert [(path / "notes.txt").read_text() for path in aside] == ["first", "second"]
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config, caplog):
