@@ -7,7 +7,6 @@ again, and a person where an image came from.
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -15,11 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deploy.untrusted import UnsafeFileError, open_file
+from deploy.untrusted import UnsafeFileError, read_file
 
 GAP = 2  # white pixels between the images of a grid
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPG_START, _JPG_END = b"\xff\xd8\xff\xe0", b"\xff\xd9"
+_MAX_BYTES = 1 << 28  # of a file that can be an image of ours
 # The start of a file whose comment says which model it shows: a regular expression, see own_files.py.
 OF_A_MODEL = rb"(tEXtComment\0|\xff\xfe..)(seed [0-9]+, )?model "
 
@@ -75,18 +75,29 @@ def encode(image_uint8: np.ndarray, suffix: str, comment: str = "") -> bytes:
 def is_whole(path: Path, comment: str) -> bool:
     """Whether the .png or .jpg file is there with this comment, from its first byte to its last.
 
-    Reads the two ends only: damage in the middle is not seen, but a file cut short or of another model is.
+    A .png has a checksum of each of its parts, so no damage goes unseen. A .jpg has none: one that was cut short is
+    seen, damage in its middle is not.
     """
     is_png = path.suffix == ".png"
     start, end = (_PNG_START, _PNG_END) if is_png else (_JPG_START, _JPG_END)
     try:
-        with open_file(path, within=path.parent) as stream:
-            head = stream.read(512)
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(end)))
-            tail = stream.read()
+        content = read_file(path, _MAX_BYTES, within=path.parent)
     except (FileNotFoundError, UnsafeFileError):  # a link, too, is replaced by an image of its own
         return False
-    return head.startswith(start) and _comment(path.suffix, comment) in head and tail == end
+    is_ours = content.startswith(start) and _comment(path.suffix, comment) in content[:512] and content.endswith(end)
+    return is_ours and (not is_png or _has_right_checksums(content))
+
+
+def _has_right_checksums(png: bytes) -> bool:
+    """Whether a PNG is chunks of length, kind, content and CRC-32 up to its last byte."""
+    position = len(_PNG_START)
+    while position + 12 <= len(png):
+        (length,) = struct.unpack_from(">I", png, position)
+        end = position + 8 + length
+        if zlib.crc32(png[position + 4 : end]).to_bytes(4, "big") != png[end : end + 4]:
+            return False
+        position = end + 4
+    return position == len(png)
 
 
 def _comment(suffix: str, text: str) -> bytes:

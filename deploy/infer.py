@@ -36,7 +36,8 @@ EXAMPLES = """examples:
   python deploy/infer.py --seeds 0,7,100-199 --format jpg --out faces
   python deploy/infer.py --interpolate 3,14,15 --frames 90 --out walk.mp4
 
-Complete images of this model in --out are kept: run the same command again after an interruption.
+Complete images of this model in --out are kept: run the same command again after an interruption. Damage to a .png is
+noticed wherever it is, and the image is made again; a .jpg has no checksum: only one that was cut short is noticed.
 """
 
 
@@ -73,11 +74,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--interpolate", type=_seeds, metavar="LIST", help="a film from face to face and back to the first"
     )
-    what.add_argument("--frames", type=whole_number(2), default=60, help="frames of the film (default: 60)")
-    what.add_argument("--fps", type=whole_number(1, 50), default=25, help="frames per second, at most 50 (default: 25)")
-    what.add_argument(
-        "--scale", type=whole_number(1, 16), default=4, help="enlarge the film, not the images (default: 4)"
-    )
+    what.add_argument("--frames", type=whole_number(2), help="frames of the film (default: 60)")
+    what.add_argument("--fps", type=whole_number(1, 50), help="frames per second, at most 50 (default: 25)")
+    what.add_argument("--scale", type=whole_number(1, 16), help="enlarge the film, not the images (default: 4)")
     what.add_argument("--score", action="store_true", help="also write the discriminator's scores: scores.json")
     what.add_argument("--verify", action="store_true", help="only check that files and images match the export")
     where = parser.add_argument_group("input and output")
@@ -110,6 +109,14 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
     modes = [name for name in ("score", "verify", "interpolate") if getattr(arguments, name)]
     if len(modes) > 1:
         parser.error(f"--{modes[0]} and --{modes[1]} exclude each other")
+    asked = [name for name in ("n", "seed", "seeds") if getattr(arguments, name) is not None]
+    if asked and (arguments.verify or arguments.interpolate is not None):
+        parser.error(f"--{'verify' if arguments.verify else 'interpolate'} and --{asked[0]} exclude each other")
+    for name, default in {"frames": 60, "fps": 25, "scale": 4}.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+        elif arguments.interpolate is None:
+            parser.error(f"--{name} is for a film: it needs --interpolate")
     if arguments.seeds is not None and (arguments.n is not None or arguments.seed is not None):
         parser.error("--seeds excludes --n and --seed")
     if arguments.interpolate is not None:

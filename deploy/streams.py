@@ -17,8 +17,11 @@ def open_standard_streams() -> None:
     C prints there then lands in a data file. Python has None for such a stream. Call this before any file is opened.
 
     Messages that cannot be written later, because their reader has gone or their disk is full, are dropped: that is no
-    reason to end hours of work.
+    reason to end hours of work. oneDNN, which prints a line for each operator to stdout if the environment says so,
+    does not: there the results go.
     """
+    for name in ("ONEDNN_VERBOSE", "DNNL_VERBOSE"):
+        os.environ.pop(name, None)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

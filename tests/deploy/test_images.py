@@ -54,3 +54,14 @@ def test_whole_means_from_first_to_last_byte_and_of_the_same_comment(images, tmp
     for wrong in (b"", content[:5], content[:-1], content[: len(content) // 2], b"\0" * len(content), content[1:]):
         path.write_bytes(wrong)
         assert not deploy_images.is_whole(path, "seed 1")
+
+
+def test_any_changed_byte_of_a_png_is_noticed(images, tmp_path):
+    path = tmp_path / "x.png"
+    content = deploy_images.encode(images[0, :, :6, :6], ".png", "seed 1")
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :])
+        assert not deploy_images.is_whole(path, "seed 1"), position
+    for start in range(0, len(content) - 12):  # as a power cut leaves a file: zeros where its pixels were
+        path.write_bytes(content[:start] + bytes(12) + content[start + 12 :])
+        assert not deploy_images.is_whole(path, "seed 1"), start

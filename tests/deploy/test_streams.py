@@ -35,6 +35,23 @@ def test_with_closed_streams_the_images_are_made_and_no_message_lands_in_them(ex
         assert (tmp_path / "out" / name).read_bytes().endswith(b"IEND\xaeB`\x82")
 
 
+def test_onednn_does_not_print_among_the_results():
+    """It prints a line for each operator when asked to by the environment, on stdout."""
+    code = """
+from deploy.streams import open_standard_streams
+open_standard_streams()
+from dcgan.environment import import_paddle
+import_paddle()
+import paddle
+from dcgan.networks.onednn import OneDnnKernels
+kernels = OneDnnKernels("float32")
+images = kernels.enter(paddle.ones([1, 3, 4, 4]))
+print(kernels.leave(kernels.layer(images, paddle.nn.Conv2D(3, 8, 4, 2, 1), None, None)).shape)
+"""
+    done = shell(f"exec $0 -c '{code}'", ONEDNN_VERBOSE="2", DNNL_VERBOSE="2")
+    assert (done.returncode, done.stdout) == (0, b"[1, 8, 2, 2]\n"), done.stderr
+
+
 def test_an_error_is_not_written_into_the_first_file_that_is_opened(tmp_path):
     done = shell(f"exec $0 tools/prepare.py --data cartoon:4 --image-size 16 --out {tmp_path}/a.npy 2>&-")
     assert done.returncode == 0 and str(tmp_path / "a.npy").encode() in done.stdout
