@@ -46,8 +46,8 @@ def side_by_side(left_uint8: np.ndarray, right_uint8: np.ndarray, gap: int = 16)
     return np.concatenate([left, strip, right], axis=2)
 
 
-def write_png(path: PathLike, image_uint8: np.ndarray) -> None:
-    """Write an RGB image, uint8 [3, H, W], as PNG, atomically."""
-    encoded = encode(image_uint8, ".png")
+def write_png(path: PathLike, image_uint8: np.ndarray, comment: str = "") -> None:
+    """Write an RGB image, uint8 [3, H, W], as PNG with an ASCII comment, atomically."""
+    encoded = encode(image_uint8, ".png", comment)
     with atomic_write(Path(path)) as stream:
         stream.write(encoded)

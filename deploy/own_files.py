@@ -18,12 +18,12 @@ MARK = "written by dcgan-paddle"
 _HEAD_BYTES, _TAIL_BYTES = 4096, 128
 
 
-def refuse_foreign(path: PathLike, earlier: bytes = rb"(?!)") -> None:
+def refuse_foreign(path: PathLike, unmarked: bytes = rb"(?!)") -> None:
     """Raise FileExistsError unless there is nothing at `path`, or a file that this project wrote.
 
     An empty file counts as ours: nothing is lost with it, and a power cut leaves such. Links are followed.
-    Args: earlier - a regular expression for the start of what earlier versions wrote, without the mark; by default
-          one that never matches.
+    Args: unmarked - a regular expression for the start of what is ours and bears no mark, such as what earlier versions
+          wrote; by default one that never matches.
     Raises OSError too where no file is, but a folder or a pipe, or where the file cannot be read.
     """
     try:
@@ -36,7 +36,7 @@ def refuse_foreign(path: PathLike, earlier: bytes = rb"(?!)") -> None:
             raise foreign(path) from None
         return
     mark = MARK.encode()
-    if head and mark not in head and mark not in tail and not re.search(earlier, head, re.DOTALL):
+    if head and mark not in head and mark not in tail and not re.search(unmarked, head, re.DOTALL):
         raise foreign(path)
 
 

@@ -29,6 +29,7 @@ from dcgan.training.state import network_arrays
 from deploy import playground
 from deploy.files import PathLike, atomic_write, write_json
 from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
+from deploy.own_files import MARK, refuse_foreign
 from deploy.seeds import latents
 
 from . import parity, static_graph
@@ -133,16 +134,18 @@ def export_params(out: PathLike = OUT, config: ExportConfig = ExportConfig()) ->
     """Write the generator as the tutorial's `generator.params` into the folder `out`; nothing else there changes.
 
     The weights are the trained ones; the statistics are re-estimated unless `config.precise_bn` is 0. Returns the path.
-    Raises ValueError for a config that no such file can fulfil, CheckpointError when there is nothing to export.
+    Raises ValueError for a config that no such file can fulfil, CheckpointError when there is nothing to export,
+    FileExistsError when a generator.params is there that no export wrote.
     """
     if "generator" not in config.networks:
         raise ValueError("generator.params holds the generator alone. Use --network generator, or --format onnx.")
     config = replace(config, formats=(), networks=("generator",))
     config.check()
-    source, _, _ = _prepare(config)
     path = Path(out) / PARAMS_FILE
+    refuse_foreign(path)
+    source, _, _ = _prepare(config)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_params(path, network_arrays(source.networks["generator"].layer))
+    write_params(path, network_arrays(source.networks["generator"].layer), MARK)
     return path
 
 

@@ -7,6 +7,7 @@ the files that this manifest lists, as they were written.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from dcgan.errors import ExportError
 from deploy.files import Lock, LockedError, PathLike, aside_name, sync_folder
-from deploy.manifest import FILE_NAME, ModelError, read_manifest, read_verified
-from deploy.untrusted import open_file
+from deploy.manifest import FILE_NAME, Manifest, ModelError, read_manifest, read_verified, to_json
+from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file
 
 PARAMS_FILE = "generator.params"  # written beside an export, and kept by the next one
 _MARKER = ".dcgan-export-in-progress"  # in a folder that is being filled; what holds it is ours
@@ -116,12 +117,20 @@ def _foreign(folder: Path) -> list[str]:
     with contextlib.suppress(ModelError):  # a damaged manifest, or another program's, vouches for nothing
         manifest = read_manifest(folder)
         known |= {FILE_NAME, *manifest.files}
+        if added := _added_keys(folder, manifest):
+            changed.append(f"{FILE_NAME} with {', '.join(added)}")
         for name in plain & set(manifest.files):  # a page that somebody edited is theirs
             try:
                 read_verified(folder, manifest, name)
             except ModelError:
                 changed.append(f"{name} changed since")
     return sorted([*({path.name for path in folder.iterdir()} - (known & plain)), *changed])
+
+
+def _added_keys(folder: Path, manifest: Manifest) -> list[str]:
+    """What stands in a valid manifest.json and no version of this project writes: it would be lost."""
+    value = json.loads(read_file(folder / FILE_NAME, MAX_JSON_BYTES, within=folder))
+    return sorted(value.keys() - to_json(manifest).keys() - {"calibration"})  # as `precise_bn` was called at first
 
 
 def _carry_over(path: Path, folder: Path) -> None:

@@ -24,7 +24,7 @@ FOLDERS = ("dcgan", "export", "deploy", "tools")
 MAY_IMPORT = {
     "tools": ("tools", "dcgan", "export", "deploy"),
     "export": ("export", "dcgan", "deploy"),
-    "dcgan": ("dcgan", "deploy.seeds", "deploy.files", "deploy.untrusted", "deploy.images"),
+    "dcgan": ("dcgan", "deploy.seeds", "deploy.files", "deploy.untrusted", "deploy.own_files", "deploy.images"),
     "deploy": ("deploy",),
 }
 # What each file or folder of dcgan/ may import of the others. Below BASE everything may use BASE.

@@ -20,6 +20,8 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deploy.infer import named_path
+from deploy.own_files import MARK, refuse_foreign
 from tools.console import add_log_level, run, start_logging
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ EXAMPLES = """examples:
 
 exit codes: 0 measured; 1 failed; 2 wrong usage
 """
-OUT = pathlib.Path("work/evaluate")
+OUT, NEAREST = pathlib.Path("work/evaluate"), "nearest.png"
 log = logging.getLogger("tools.evaluate")  # __name__ may be __main__
 MEANINGS = {
     "swd": "sliced Wasserstein distance x 1000, mean over the scales; lower is better",
@@ -94,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     features.add_argument("--inception-output", default="", metavar="NAME", help="which output (default: the only one)")
     flags.add_argument(
         "--out",
-        type=pathlib.Path,
+        type=named_path,
         metavar="DIR",
         help="folder for evaluate.json and nearest.png (default: the run folder, or work/evaluate)",
     )
@@ -119,8 +121,9 @@ def main(argv: list[str] | None = None) -> int:
 
     import_paddle()
     from dcgan.metrics.evaluate import evaluate
-    from dcgan.metrics.evaluate_json import compare, read_report
+    from dcgan.metrics.evaluate_json import FILE_NAME, START, compare, read_report
     from dcgan.metrics.onnx_features import OnnxFeatures
+    from dcgan.runs.report import REPORT_FILE, refuse_foreign_page
     from tools import evaluation_targets as targets
 
     before = read_report(args.compare) if args.compare else None
@@ -131,13 +134,18 @@ def main(argv: list[str] | None = None) -> int:
     data = targets.open_data(args.data, args.crop, args.image_size, target)
     target = target or targets.real_target(data)
     n = targets.how_many(args.n, len(data), target)
+    out = args.out or target.run or OUT
+    refuse_foreign(out / FILE_NAME, START)
+    refuse_foreign(out / NEAREST)
+    if target.run and not args.out:
+        refuse_foreign_page(target.run / REPORT_FILE)
     if args.save_real:
         targets.save_images(args.save_real, targets.chosen_real(data, n))
     log.info("Measuring %s images against as many real images.", f"{n:,}")
     fake = target.images(n, data)
     report, nearest = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.real_vs_real)
     changes = compare(report, before) if before else {}
-    out = write(args.out, report, nearest, target.run)
+    write(out, report, nearest, None if args.out else target.run)
     print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
     return 0
 
@@ -153,23 +161,21 @@ def open_target(args: argparse.Namespace) -> EvaluationTarget:
     return targets.checkpoint_target(args.checkpoint, args.device, args.seed, args.batch_size)
 
 
-def write(out: pathlib.Path | None, report: dict, nearest: np.ndarray, run_folder: pathlib.Path | None) -> pathlib.Path:
-    """Leave evaluate.json and nearest.png in `out`, or in the run folder, in its metrics.jsonl and in its report."""
+def write(out: pathlib.Path, report: dict, nearest: np.ndarray, run_folder: pathlib.Path | None) -> None:
+    """Leave evaluate.json and nearest.png in `out`; if that is a run folder, note them in its metrics and report."""
     from dcgan.images import write_png
     from dcgan.metrics.evaluate_json import FILE_NAME
     from dcgan.runs.records import append_record
     from dcgan.runs.report import write_report
     from deploy.files import write_json
 
-    folder = out or run_folder or OUT
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FILE_NAME, report)
-    write_png(folder / "nearest.png", nearest)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / FILE_NAME, report)
+    write_png(out / NEAREST, nearest, MARK)
     step = report["target"].get("step")
-    if out is None and run_folder is not None and isinstance(step, int):
+    if run_folder is not None and isinstance(step, int):
         append_record(run_folder / "metrics.jsonl", {"step": step, "evaluate": report})
         write_report(run_folder)
-    return folder
 
 
 def text(report: Mapping[str, Any], changes: Mapping[str, float], out: pathlib.Path) -> str:

@@ -48,13 +48,16 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
-def write_params(path: PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a dict of arrays as the tutorial's `paddle.save` does; its `paddle.load` reads it. Atomic."""
+def write_params(path: PathLike, tensors: Mapping[str, np.ndarray], comment: str = "") -> None:
+    """Write a dict of arrays as the tutorial's `paddle.save` does; its `paddle.load` reads it. Atomic.
+
+    Args: comment - follows the pickle, which says where it ends: no reader looks there.
+    """
     content = pickle.dumps({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, protocol=2)
     # numpy 2 names a module that numpy 1 does not have; both have the old name. It stands once, before any content.
     content = content.replace(b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\n_reconstruct\n", 1)
     with atomic_write(path) as stream:
-        stream.write(content)
+        stream.write(content + comment.encode())
 
 
 def read_params(path: PathLike) -> dict[str, np.ndarray]:

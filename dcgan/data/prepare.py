@@ -28,6 +28,7 @@ import PIL
 from tqdm import tqdm
 
 from deploy.files import Lock, LockedError, PathLike, atomic_write, remove_leftovers, write_json
+from deploy.own_files import foreign
 
 from ..environment import thread_count
 from ..errors import DataError
@@ -60,14 +61,13 @@ def prepare(
           progress - called with (done, total) after each image; None: a bar on stderr if that is a terminal.
     The result does not depend on `workers`. Memory: a few decoded images a thread. A file that is no image is left
     out, and named in the JSON and in a warning. Reuse reads the packed file once for its digest, about 1 GB/s.
-    Raises DataError if nothing is usable, if the disk is or becomes full, or if `out` exists and is not ours to
-    replace; ValueError for bad settings. Whatever is raised, Ctrl-C included, leaves `out` as it was.
+    Raises DataError if nothing is usable, or if the disk is or becomes full; FileExistsError if `out` or its JSON is
+    there and not ours to replace; ValueError for bad settings. Whatever is raised, Ctrl-C included, leaves `out` as it
+    was.
     """
     out = Path(out)
     if out.suffix != ".npy":
         raise ValueError(f"a packed file must be called FILE.npy, received {out}")
-    if (out.exists() or info_path(out).exists()) and not read_info(out):
-        raise DataError(f"{out} or its .json exists and is not a packed file of ours: choose another name or remove it")
     return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
 
 
@@ -109,6 +109,10 @@ def _prepare(
     if size < 1 or workers < 0:
         raise ValueError(f"image_size must be at least 1 and workers at least 0, received {size} and {workers}")
     crop_origin(crop, size, size, size)  # a wrong crop is refused before anything is read
+    # The JSON says whose the .npy is. It is written first, and so read last: another process may be writing both.
+    there = [path for path in (out, info_path(out)) if os.path.lexists(path)]
+    if there and not read_info(out):
+        raise foreign(there[0])
     with open_source(data, limits, seed) as source:
         claim = {
             "format": FORMAT,

@@ -14,6 +14,7 @@ from ..errors import EvaluationError
 from .names import with_current_names
 
 FILE_NAME = "evaluate.json"
+START = rb'\A\{\s*"figures": \{.*"protocol": \{'  # a regular expression: how such a file begins, see own_files.py
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

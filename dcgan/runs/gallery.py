@@ -8,7 +8,7 @@ from typing import Any
 from deploy.files import PathLike
 
 from .find_checkpoint import run_folders
-from .report import REPORT_FILE, collect, write_page, write_report
+from .report import REPORT_FILE, collect, refuse_foreign_page, write_page, write_report
 
 GALLERY_FILE = "index.html"
 MAX_RUNS = 60  # the newest; each brings an image of about 50 KB
@@ -20,13 +20,15 @@ _FIGURES = ("state", "step", "images_per_second", "swd", "sample_std", "ms_ssim"
 def write_gallery(root: PathLike) -> Path:
     """Write the page of all runs under `root`, newest first, atomically, and return its path.
 
-    A run without a report gets one, so that every link leads somewhere.
+    A run without a report gets one, so that every link leads somewhere. Raises FileExistsError if an `index.html` is
+    there and no page of ours.
     """
+    path = Path(root) / GALLERY_FILE
+    refuse_foreign_page(path)
     folders = run_folders(root)[: -MAX_RUNS - 1 : -1]
     for folder in folders:
         if not (folder / REPORT_FILE).is_file():
             write_report(folder)
-    path = Path(root) / GALLERY_FILE
     write_page(path, [_card(folder) for folder in folders], _PAGE)
     return path
 

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from deploy.files import PathLike, atomic_write
+from deploy.own_files import refuse_foreign
 from deploy.untrusted import is_file, read_file
 
 from ..config import TrainConfig
@@ -38,6 +39,10 @@ MAX_FRAMES, MAX_POINTS, MAX_EVENTS, MAX_STARTS = 40, 600, 100, 20
 MAX_WIDTH = 700  # pixels of a grid on the page: 10 faces of 64, or larger ones made smaller
 MAX_STEP = 2**53  # beyond, JavaScript no longer counts by ones
 
+# How the pages of earlier versions begin, which bear no mark: their policy, then their title.
+_EARLIER_PAGE = rb"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\s*" + (
+    rb"<title>Run(s| report)</title>"
+)
 _PAGE = Path(__file__).with_name("report.html")
 _LIMITS = Limits(max_pixels=2**25, max_file_bytes=2**26)
 _MAX_TEXT_BYTES = 2**20
@@ -48,16 +53,25 @@ _MAX_CURVES = 24
 def write_report(folder: PathLike, records: Sequence[Record] | None = None) -> Path:
     """Write `report.html` into a run folder, atomically, and return its path.
 
-    Args: records - those of `metrics.jsonl`, if the caller has them.
+    Args: records - those of `metrics.jsonl`, from the training that has them: it replaces whatever is there, for the
+          folder is its own. Without them, FileExistsError is raised if a `report.html` is there and no page of ours.
     """
     path = Path(folder) / REPORT_FILE
+    if records is None:
+        refuse_foreign_page(path)
     write_page(path, [collect(folder, records)])
     return path
 
 
 def write_comparison(folders: Sequence[PathLike], path: PathLike) -> Path:
-    """Write one page that shows several runs side by side: curves overlaid, grids on one slider. Returns `path`."""
+    """Write one page that shows several runs side by side: curves overlaid, grids on one slider. Returns `path`.
+
+    Raises ValueError unless it is called .html, FileExistsError if it is there and no page of ours.
+    """
     path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"the page of a comparison must be called FILE.html, received {path}: give another --out")
+    refuse_foreign_page(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = max(MAX_FRAMES // max(len(folders), 1), 10)
     runs = [collect(folder, max_frames=frames) for folder in folders]
@@ -66,6 +80,11 @@ def write_comparison(folders: Sequence[PathLike], path: PathLike) -> Path:
             run["name"] = "/".join(Path(folder).resolve().parts[-2:])
     write_page(path, runs)
     return path
+
+
+def refuse_foreign_page(path: Path) -> None:
+    """Raise FileExistsError if there is something at `path` and it is no page of this or an earlier version."""
+    refuse_foreign(path, _EARLIER_PAGE)
 
 
 def find_run(path: PathLike) -> Path:

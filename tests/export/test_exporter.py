@@ -203,6 +203,19 @@ def test_params_of_what_they_cannot_hold_are_refused(export_config, tmp_path, ch
     assert not (tmp_path / "out").exists()
 
 
+def test_params_replace_those_of_an_export_and_no_others(runs, export_config, tmp_path):
+    """The user's own generator.params was replaced; that of a training run is his only copy, too."""
+    config, path = export_config(formats=()), tmp_path / "generator.params"
+    for own in (b"mine", (next(runs.rglob("generator.params"))).read_bytes()):
+        path.write_bytes(own)
+        with pytest.raises(FileExistsError, match="give another --out"):
+            export_params(tmp_path, config)
+        assert path.read_bytes() == own
+        path.unlink()
+    first = export_params(tmp_path, config).read_bytes()
+    assert export_params(tmp_path, config).read_bytes() == first
+
+
 def test_params_of_both_networks_are_the_generators(export_config, tmp_path):
     path = export_params(tmp_path, export_config(formats=(), networks=("generator", "discriminator")))
     assert set(read_params(path)) == set(read_params(export_params(tmp_path / "alone", export_config(formats=()))))

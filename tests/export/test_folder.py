@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,18 @@ def test_a_file_that_was_changed_after_the_export_is_never_deleted(exported, tex
     with pytest.raises(ExportError, match=told), replacing(exported):
         pytest.fail("nothing may be built")
     assert content(exported) == before and left_behind(exported) == []
+
+
+def test_a_note_in_the_manifest_is_never_lost(exported):
+    manifest = json.loads((exported / "manifest.json").read_text())
+    (exported / "manifest.json").write_text(json.dumps({**manifest, "note": "for the customer"}))
+    before = content(exported)
+    with pytest.raises(ExportError, match=r"manifest\.json with note.*ive another --out"), replacing(exported):
+        pytest.fail("nothing may be built")
+    assert content(exported) == before
+    (exported / "manifest.json").write_text(json.dumps(manifest))
+    with replacing(exported) as part:
+        fill(part, "new")
 
 
 def test_an_empty_folder_is_taken(tmp_path):

@@ -70,6 +70,18 @@ def test_the_newest_run_is_measured_against_its_own_images(evaluate, user):
     assert read_records(run / "metrics.jsonl")[-1] == {"step": 0, "evaluate": report}
 
 
+@pytest.mark.parametrize("name", ["evaluate.json", "nearest.png"])
+def test_a_file_of_the_users_own_is_kept_and_one_of_ours_replaced(evaluate, user, tmp_path, name, monkeypatch):
+    flags = ("--real-vs-real", "--data", "faces.npy", "--image-size", 16, "--n", 20, "--out", tmp_path / "out")
+    for _ in range(2):
+        evaluate(*flags)
+    (tmp_path / "out" / name).write_bytes(b'{"figures": "mine"}')
+    monkeypatch.setattr("dcgan.metrics.evaluate.evaluate", lambda *_, **__: pytest.fail("measured for nothing"))
+    with pytest.raises(FileExistsError, match="give another --out"):
+        evaluate(*flags)
+    assert (tmp_path / "out" / name).read_bytes() == b'{"figures": "mine"}'
+
+
 def test_the_line_in_metrics_stays_there_and_is_no_record_of_training(evaluate, user):
     metrics = user / "work" / "train" / "00000-faces" / "metrics.jsonl"
     evaluate("--n", 20)

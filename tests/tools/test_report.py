@@ -44,6 +44,37 @@ def test_compare_writes_one_page_of_all(runs, work_folder, capsys):
     assert all(folder.name in page for folder in runs)
 
 
+@pytest.mark.parametrize("name", ["state.json", "notes.md", "page.htm", "page"])
+def test_a_comparison_is_written_to_html_alone(runs, name):
+    """`--out .../state.json` made the last checkpoint unreadable."""
+    (runs[0] / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"FILE\.html.*another --out"):
+        report.main(["--compare", *map(str, runs), "--out", str(runs[0] / name)])
+    assert (runs[0] / name).read_text() == "mine"
+
+
+PAGES = {
+    "work/compare.html": ["--compare", "work/train/00000-faces"],
+    "work/train/index.html": [],
+    "work/train/00001-faces/report.html": ["work/train"],
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_of_the_users_own_is_kept_and_one_of_ours_replaced(runs, name):
+    page = Path(name)
+    page.write_text("<!doctype html><title>My thesis</title>")
+    with pytest.raises(FileExistsError, match="move it away") as caught:
+        report.main(PAGES[name])
+    assert caught.value.filename == name and page.read_text() == "<!doctype html><title>My thesis</title>"
+    page.unlink()
+    assert report.main(PAGES[name]) == report.main(PAGES[name]) == 0
+    earlier = re.sub(r'<meta name="generator".*\n', "", page.read_text("utf-8"))
+    assert "written by" not in earlier[:4096]
+    page.write_text(earlier, "utf-8")  # as versions without the mark left it
+    assert report.main(PAGES[name]) == 0 and "written by" in page.read_text("utf-8")
+
+
 def test_open_shows_the_page_and_says_so_where_there_is_no_browser(runs, monkeypatch, capsys):
     shown = []
 

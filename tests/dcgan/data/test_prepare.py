@@ -251,9 +251,10 @@ def test_another_programs_file_is_never_overwritten(folder, tmp_path):
     (tmp_path / "b.json").write_text('{"name": "package"}')
     (tmp_path / "c.npy").mkdir()
     before = (tmp_path / "a.npy").read_bytes()
-    for name in "abc":
-        with pytest.raises(DataError, match="is not a packed file of ours: choose another name"):
+    for name, kept in (("a", "a.npy"), ("b", "b.json"), ("c", "c.npy")):
+        with pytest.raises(FileExistsError, match="give another --out") as caught:
             prepare(str(folder), tmp_path / f"{name}.npy", image_size=16)
+        assert caught.value.filename == str(tmp_path / kept)
     assert (tmp_path / "a.npy").read_bytes() == before
     assert files(tmp_path) == ["a.npy", "b.json", "c.npy", "faces"]
 
@@ -411,16 +412,19 @@ def test_cache_replaces_the_file_of_a_changed_source(folder, tmp_path):
     assert len(files(tmp_path / "data")) == 2
 
 
-@pytest.mark.parametrize("damage", ["json", "no json"])
-def test_cache_recovers_from_a_damaged_json(folder, tmp_path, damage):
-    first = cached_packed(str(folder), tmp_path / "data", image_size=16)
-    if damage == "json":
-        first.path.with_suffix(".json").write_text("{torn")
-    else:
-        first.path.with_suffix(".json").unlink()
-    second = cached_packed(str(folder), tmp_path / "data", image_size=16)
-    assert second.path == first.path
-    assert second.info == first.info
+@pytest.mark.parametrize("text", [None, "{torn", '{"mine": 1}'])
+def test_training_overwrites_no_file_that_has_the_name_of_its_own(folder, tmp_path, text):
+    """Without a JSON of ours nothing shows whose the .npy is."""
+    path = cached_packed(str(folder), tmp_path / "data", image_size=16).path
+    path.with_suffix(".json").unlink()
+    if text:
+        path.with_suffix(".json").write_text(text)
+    np.save(path, np.arange(3))
+    before = [each.read_bytes() for each in sorted((tmp_path / "data").iterdir())]
+    with pytest.raises(FileExistsError, match="move it away") as caught:
+        cached_packed(str(folder), tmp_path / "data", image_size=16)
+    assert caught.value.filename == str(path)
+    assert before == [each.read_bytes() for each in sorted((tmp_path / "data").iterdir())]
 
 
 def test_folders_of_the_same_name_do_not_share_a_file(folder, tmp_path):
