@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from .errors import ProjectError
+
 _CHECKOUT = (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file()
 _OMP = "OMP_NUM_THREADS"
 MAX_THREADS = 1024  # libraries in C keep the number in 32 bits, or start that many
@@ -23,7 +25,16 @@ _requested = None if "paddle" in sys.modules else os.environ.get(_OMP)
 
 
 def import_paddle() -> None:
-    """Import Paddle silently; its real errors still show. Leaves OMP_NUM_THREADS as it was, if that is possible."""
+    """Import Paddle silently; its real errors still show. Leaves OMP_NUM_THREADS as it was, if that is possible.
+
+    Raises ProjectError for a PADDLE_TRAINER_ID that is no number, on which Paddle's import fails (hapi/logger.py:41).
+    """
+    rank = os.environ.get("PADDLE_TRAINER_ID", "0")
+    if not rank.isdecimal():
+        raise ProjectError(
+            f"PADDLE_TRAINER_ID must be a whole number, received {rank!r}. Unset it, or start the processes with: "
+            "python -m paddle.distributed.launch"
+        )
     os.environ.setdefault("GLOG_minloglevel", "2")  # errors only
     # Said at each forward of each BatchNorm layer in training mode (nn/layer/norm.py:818).
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")

@@ -6,9 +6,12 @@ Python raises KeyboardInterrupt wherever it happens to be. While modules are imp
 
 from __future__ import annotations
 
+import _signal as signal  # `signal` itself imports enum and more: milliseconds in which Ctrl-C is a traceback
 import os
-import signal
-from types import FrameType
+
+TYPE_CHECKING = False  # as typing has it
+if TYPE_CHECKING:
+    from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -32,7 +35,7 @@ def raise_outside_imports() -> None:
 def ignore_hangups() -> None:
     """From here on SIGHUP is passed over until somebody handles it: who asks a server that is just starting to load its
     model again gets what is being loaded."""
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # onnx_graph and web import onnx, which a Paddle program does
 log = logging.getLogger(__name__)
 
 OUT, OUT_WEB = Path("work/export"), Path("work/web")
+MOST_PRECISE_BN = 500  # batches: memory grows with them, to about 1 GB for 512 channels
 OPSET = 17  # with file format (IR) 8: read by every onnxruntime since 1.12 (2022)
 _REFERENCE_FILE, _REFERENCE_SEEDS = "reference.npz", range(10)
 
@@ -98,8 +99,10 @@ class ExportConfig:
         if self.uint8 and ("onnx" not in self.formats or "generator" not in self.networks):
             raise ValueError("uint8 is a form of the ONNX generator. Use --format onnx or all, --network generator.")
         check_opset(self.opset)
-        if self.precise_bn < 0:
-            raise ValueError(f"precise_bn must be 0 or a number of batches, received {self.precise_bn}")
+        if not 0 <= self.precise_bn <= MOST_PRECISE_BN:
+            raise ValueError(
+                f"precise_bn must be from 0 to {MOST_PRECISE_BN} batches of latents, received {self.precise_bn}"
+            )
 
 
 def export(out: PathLike = OUT, config: ExportConfig = ExportConfig()) -> Manifest:

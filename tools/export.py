@@ -74,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=8,
         metavar="N",
-        help="re-estimate BatchNorm statistics over N batches of 64 latents; 0: keep those of training (default: 8)",
+        help="re-estimate BatchNorm statistics over N batches of 64 latents, at most 500; 0: keep those of training "
+        "(default: 8)",
     )
     flags.add_argument(
         "--calibrate", dest="precise_bn", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.environment import export_command
+from dcgan.environment import export_command, import_paddle
+from dcgan.errors import ProjectError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,6 +18,12 @@ def test_the_next_command_exports_what_this_python_can_export(monkeypatch):
     assert export_command("a/run") == "python tools/export.py --format onnx --checkpoint a/run"
     monkeypatch.setitem(sys.modules, "paddle2onnx", None)  # as on Python 3.13, which has no package of it
     assert export_command("a/run") == "python tools/export.py --format paddle --checkpoint a/run"
+
+
+def test_a_rank_that_is_no_number_is_named_before_paddle_reads_it(monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "y")
+    with pytest.raises(ProjectError, match="PADDLE_TRAINER_ID must be a whole number, received 'y'. Unset it, or"):
+        import_paddle()
 
 
 def page_faults_of_allocating_again(before: str) -> int:

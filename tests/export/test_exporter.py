@@ -192,7 +192,7 @@ def test_params_are_the_tutorials_file_and_leave_the_rest_of_the_folder_alone(ru
     ("changes", "words"),
     [
         ({"networks": ("discriminator",)}, "generator.params holds the generator alone"),
-        ({"precise_bn": -1}, "precise_bn must be 0"),
+        ({"precise_bn": -1}, "precise_bn must be from 0 to 500"),
         ({"precision": "fp16"}, "fp16 is for ONNX"),
         ({"uint8": True}, "uint8 is a form of the ONNX generator"),
     ],
@@ -392,7 +392,8 @@ def test_a_checkpoint_that_is_not_there_replaces_nothing(refused, tmp_path):
         ({"uint8": True, "formats": ("paddle",)}, "uint8 is a form of the ONNX generator"),
         ({"uint8": True, "networks": ("discriminator",)}, "uint8 is a form of the ONNX generator"),
         ({"opset": 12}, "opset must be from 13 to 21, received 12"),
-        ({"precise_bn": -1}, "precise_bn must be 0 or a number of batches, received -1"),
+        ({"precise_bn": -1}, "precise_bn must be from 0 to 500 batches of latents, received -1"),
+        ({"precise_bn": 501}, "precise_bn must be from 0 to 500 batches of latents, received 501"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused_first(refused, changes, words):
