@@ -121,9 +121,8 @@ def main(argv: list[str] | None = None) -> int:
 
     import_paddle()
     from dcgan.metrics.evaluate import evaluate
-    from dcgan.metrics.evaluate_json import FILE_NAME, START, compare, read_report
+    from dcgan.metrics.evaluate_json import compare, read_report
     from dcgan.metrics.onnx_features import OnnxFeatures
-    from dcgan.runs.report import REPORT_FILE, refuse_foreign_page
     from tools import evaluation_targets as targets
 
     before = read_report(args.compare) if args.compare else None
@@ -131,21 +130,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.inception:
         extractor = OnnxFeatures(args.inception, args.inception_range, args.inception_output, args.batch_size)
     target = None if args.real_vs_real else open_target(args)
+    run_folder = None if args.out or target is None else target.run
+    out = args.out or run_folder or OUT
+    refuse_foreign_results(out, run_folder)
     data = targets.open_data(args.data, args.crop, args.image_size, target)
     target = target or targets.real_target(data)
     n = targets.how_many(args.n, len(data), target)
-    out = args.out or target.run or OUT
-    refuse_foreign(out / FILE_NAME, START)
-    refuse_foreign(out / NEAREST)
-    if target.run and not args.out:
-        refuse_foreign_page(target.run / REPORT_FILE)
     if args.save_real:
         targets.save_images(args.save_real, targets.chosen_real(data, n))
     log.info("Measuring %s images against as many real images.", f"{n:,}")
     fake = target.images(n, data)
     report, nearest = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.real_vs_real)
     changes = compare(report, before) if before else {}
-    write(out, report, nearest, None if args.out else target.run)
+    write(out, report, nearest, run_folder)
     print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
     return 0
 
@@ -159,6 +156,17 @@ def open_target(args: argparse.Namespace) -> EvaluationTarget:
     if args.model:
         return targets.exported_target(args.model, args.device, args.seed, args.batch_size)
     return targets.checkpoint_target(args.checkpoint, args.device, args.seed, args.batch_size)
+
+
+def refuse_foreign_results(out: pathlib.Path, run_folder: pathlib.Path | None) -> None:
+    """Raise FileExistsError if `write` would replace a file that this project did not write."""
+    from dcgan.metrics.evaluate_json import FILE_NAME, START
+    from dcgan.runs.report import REPORT_FILE, refuse_foreign_page
+
+    refuse_foreign(out / FILE_NAME, START)
+    refuse_foreign(out / NEAREST)
+    if run_folder is not None:
+        refuse_foreign_page(run_folder / REPORT_FILE)
 
 
 def write(out: pathlib.Path, report: dict, nearest: np.ndarray, run_folder: pathlib.Path | None) -> None:

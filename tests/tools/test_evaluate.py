@@ -76,7 +76,7 @@ def test_a_file_of_the_users_own_is_kept_and_one_of_ours_replaced(evaluate, user
     for _ in range(2):
         evaluate(*flags)
     (tmp_path / "out" / name).write_bytes(b'{"figures": "mine"}')
-    monkeypatch.setattr("dcgan.metrics.evaluate.evaluate", lambda *_, **__: pytest.fail("measured for nothing"))
+    monkeypatch.setattr("tools.evaluation_targets.open_data", lambda *_: pytest.fail("prepared for nothing"))
     with pytest.raises(FileExistsError, match="give another --out"):
         evaluate(*flags)
     assert (tmp_path / "out" / name).read_bytes() == b'{"figures": "mine"}'
