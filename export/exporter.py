@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # onnx_graph and web import onnx, which a Paddle program does
 log = logging.getLogger(__name__)
 
 OUT, OUT_WEB = Path("work/export"), Path("work/web")
-MOST_PRECISE_BN = 500  # batches: memory grows with them, to about 1 GB for 512 channels
+MOST_PRECISE_BN = 500  # batches: memory grows with them, to 0.7 GB for 512 channels
 OPSET = 17  # with file format (IR) 8: read by every onnxruntime since 1.12 (2022)
 _REFERENCE_FILE, _REFERENCE_SEEDS = "reference.npz", range(10)
 
