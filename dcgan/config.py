@@ -92,6 +92,14 @@ class TrainConfig:
         128, "optimisation", "images per discriminator step, in each process", 1, 65536, unit="images"
     )
     loss: str = _setting("bce", "optimisation", "objective", choices=("bce", "hinge", "lsgan"))
+    energy_weight: float = _setting(
+        0.0,
+        "optimisation",
+        "weight, in the generator's loss, of the distance between generated and real images of 4 x 4 and 8 x 8 pixels: "
+        "colour and contrast, which BatchNorm hides from the discriminator (docs/quality.md); 0: none",
+        0.0,
+        1e6,
+    )
     lr: float = _setting(5e-4, "optimisation", "learning rate of Adam; the tutorial's is 2e-4", 1e-12, 1e3)
     lr_d: float = _setting(
         0.0,

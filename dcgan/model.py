@@ -69,6 +69,7 @@ class DCGAN(AdversarialModel):
             augment=augmentation(config),
             schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
             precise_bn=config.precise_bn,
+            energy_weight=config.energy_weight,
             precision=self.compute.precision,
             sampling_kernels=self.compute.sampling_kernels(),
         )

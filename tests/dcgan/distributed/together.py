@@ -147,8 +147,8 @@ def planted_difference(process_group: ProcessGroup, config: TrainConfig) -> str:
     """What a run says in which one weight of one process changes by one part in a million."""
     step = AdversarialModel.generator_step
 
-    def spoil(self, fake):
-        step(self, fake)
+    def spoil(self, *images):
+        step(self, *images)
         if self.global_step == 2 and self.process_group.rank == 1:
             self.discriminator.conv_2.weight.set_value(self.discriminator.conv_2.weight * (1 + 1e-6))
 

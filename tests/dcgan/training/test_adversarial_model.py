@@ -31,7 +31,7 @@ def test_discriminator_step_leaves_the_generator_unchanged_and_the_other_way_rou
     before = everything(model)
     model.discriminator_step(real, fake.detach())
     between = everything(model)
-    model.generator_step(fake)
+    model.generator_step(real, fake)
     after = everything(model)
 
     def weights(state, name):
