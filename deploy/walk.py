@@ -101,7 +101,8 @@ def encode_gif(frames_bgr: Iterable[np.ndarray], fps: float) -> bytes:
     done, content = cv2.imencodeanimation(".gif", film, [cv2.IMWRITE_GIF_DITHER, 3])  # without it, 256 fixed colours
     if not done:
         raise ModelError("OpenCV could not encode the .gif. Name an .mp4 file with --out.")
-    return content.tobytes()
+    comment = b"!\xfe" + bytes([len(MARK)]) + MARK.encode() + b"\0"  # GIF89a, sec. 24; the last byte ends the file
+    return content.tobytes()[:-1] + comment + b";"
 
 
 def enlarge(image_uint8: np.ndarray, scale: int) -> np.ndarray:
@@ -110,10 +111,9 @@ def enlarge(image_uint8: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _write_gif(path: Path, images, frames: int, fps: float, size: int) -> None:
-    film, end = encode_gif(images, fps)[:-1], b";"
-    comment = b"!\xfe" + bytes([len(MARK)]) + MARK.encode() + b"\0"  # GIF89a, sec. 24
+    film = encode_gif(images, fps)
     with atomic_write(path) as stream:
-        stream.write(film + comment + end)
+        stream.write(film)
 
 
 def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:
