@@ -92,9 +92,10 @@ def _keep_place(model: DCGAN, batch_before: int, batch_now: int, image_count: in
 
 
 def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> RunFolder:
-    """A new folder, or the checkpoint's own run if nothing newer was saved in it: nothing is ever overwritten."""
+    """A new folder, or the checkpoint's own run if nothing newer was saved in it: nothing is ever overwritten.
+    Either is locked."""
     if found is None:
-        return RunFolder.create(config.out, Path(config.data).stem)
+        return RunFolder.create(config.out, Path(config.data).stem).own()
     run, reason = RunFolder(found.folder.parent.parent), "has no config.json"
     if run.config.is_file():
         run.own()  # before the look for newer checkpoints: whoever trains it saves them
@@ -103,14 +104,14 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
             return run
         run.lock.release()
         reason = "has newer checkpoints, which are kept"
-    folder = RunFolder.create(config.out, Path(config.data).stem)
+    folder = RunFolder.create(config.out, Path(config.data).stem).own()
     log.info("%s %s: continuing in a new run folder", run.path, reason)
     return folder
 
 
 def shared_folder(config: TrainConfig, found: checkpoint.Checkpoint | None, process_group: ProcessGroup) -> RunFolder:
     """The run's folder, owned by rank 0; the others only know where it is."""
-    folder = _folder_for(config, found).own() if process_group.is_rank_zero else None
+    folder = _folder_for(config, found) if process_group.is_rank_zero else None
     path = process_group.broadcast(folder and str(folder.path))
     return folder or RunFolder(path)
 

@@ -6,8 +6,6 @@ same logits, and nothing teaches the generator the right one (docs/quality.md). 
 
 from __future__ import annotations
 
-import math
-
 import paddle
 from paddle import Tensor
 from paddle.nn import functional as F  # noqa: N812 - the field's usual name
@@ -40,6 +38,5 @@ def _mean_of_pairs(x: Tensor) -> Tensor:
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     """Root mean square difference of each row of x [N, K] from each of y [M, K]: [N, M]."""
-    x, y = x / math.sqrt(x.shape[1]), y / math.sqrt(y.shape[1])
     squares = (x**2).sum(1, keepdim=True) + (y**2).sum(1) - 2 * x @ y.T
-    return paddle.sqrt(paddle.clip(squares, min=_ZERO**2))
+    return paddle.sqrt(paddle.clip(squares / x.shape[1], min=_ZERO**2))
