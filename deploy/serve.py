@@ -23,7 +23,6 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import logging
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         interrupts.raise_outside_imports()
-        from deploy.serving import server
+        from deploy.serving import listener, server
 
         options = server.Options(
             model=choose_model(arguments.model),
@@ -69,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_images=arguments.max_images,
             max_connections=_connections(arguments.max_connections),
         )
-        with _listen(arguments.host, arguments.port) as listener:
-            return server.serve(options, listener, lambda line: _print(line, sys.stdout), explain)
+        with listener.bind(arguments.host, arguments.port) as bound:
+            return server.serve(options, bound, lambda line: _print(line, sys.stdout), explain)
     except (ValueError, OSError, ImportError) as error:
         explain(error)
         return 1
@@ -121,25 +120,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             f"--max-queue must be at least --max-images, received {arguments.max_queue} and {arguments.max_images}"
         )
     return arguments
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens once the server runs. OSError names the address."""
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, number)
-        try:
-            if sys.platform != "win32":  # there it means that two servers share the port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}. Name another --host or --port.") from error
-    return listener
 
 
 def _connections(wanted: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,10 +75,13 @@ def program_files(prefix: PathLike) -> list[Path]:
 
 
 def read_operators(prefix: PathLike, layer: nn.Layer) -> list[Operator]:
-    """The steps of a written program in order, named after the layers of the network it was traced from."""
+    """The steps of a written program in order, named after the layers of the network it was traced from.
+
+    Raises ExportError for a program that is not whole.
+    """
     owners = {name: structured.rpartition(".")[0] for name, structured in parameter_names(layer).items()}
     operators: list[Operator] = []
-    program = paddle.jit.load(str(prefix)).program()  # kept: its operators do not keep it, and crash without it
+    program = _load(prefix).program()  # kept: its operators do not keep it, and crash without it
     for op in program.global_block().ops:
         if op.name() in _BOOKKEEPING:
             continue
@@ -89,10 +94,27 @@ def read_operators(prefix: PathLike, layer: nn.Layer) -> list[Operator]:
 
 
 def read_weights(prefix: PathLike, layer: nn.Layer) -> dict[str, np.ndarray]:
-    """The weights in a written program, by the names they have in `layer` where it knows them."""
+    """The weights in a written program, by the names they have in `layer` where it knows them.
+
+    Raises ExportError for a program that is not whole.
+    """
     names = parameter_names(layer)
-    tensors = paddle.jit.load(str(prefix)).state_dict().values()
+    tensors = _load(prefix).state_dict().values()
     return {names.get(_plain(t.name), _plain(t.name)): t.numpy() for t in tensors}
+
+
+def _load(prefix: PathLike) -> Any:
+    """A written program. Paddle does not look at whether its writes succeed, so this is where a full disk shows."""
+    program, weights = program_files(prefix)
+    try:
+        json.loads(program.read_bytes())  # half a program would end the process in Paddle's own parser
+        return paddle.jit.load(str(prefix))
+    except (OSError, ValueError, RuntimeError) as error:
+        free = shutil.disk_usage(program.parent).free / 1e6
+        raise ExportError(
+            f"Paddle {paddle.__version__} wrote {program.name} and {weights.name}, but they cannot be read back. Is "
+            f"the disk full, or a file size limited (ulimit -f)? {free:,.1f} MB are free where they were written."
+        ) from error
 
 
 def parameter_names(layer: nn.Layer) -> dict[str, str]:

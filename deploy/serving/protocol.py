@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -200,7 +201,7 @@ class Protocol(HttpToolsProtocol):
         if not self.gone.done():
             self.gone.set_result(None)
         # closing with unread bytes in the socket resets the connection, and the client may not see the answer
-        if self.transport.can_write_eof():
+        with contextlib.suppress(OSError):  # the client is gone already
             self.transport.write_eof()
         self.loop.call_later(self.limits.goodbye_seconds, self.transport.close)
 

@@ -96,3 +96,15 @@ def test_a_program_that_paddle_did_not_write_is_reported(translated, tmp_path, m
     monkeypatch.setattr(paddle.jit, "save", lambda layer, prefix, input_spec: open(prefix + ".json", "w").close())
     with pytest.raises(ExportError, match="did not write generator.json"):
         write_static_graph(trained.layer, trained.signature, tmp_path / "generator")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pdiparams"])
+@pytest.mark.parametrize("read", [read_operators, read_weights])
+def test_a_program_that_a_full_disk_cut_short_is_reported(program, suffix, read):
+    """Paddle's save succeeds all the same."""
+    prefix, layer = program("generator")
+    path = prefix.with_name(prefix.name + suffix)
+    with open(path, "r+b") as stream:
+        stream.truncate(path.stat().st_size // 2)
+    with pytest.raises(ExportError, match="cannot be read back. Is the disk full"):
+        read(prefix, layer)

@@ -5,8 +5,10 @@ SERVE_FAULT_TIMES=20 repeats each fault so often instead of twice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -143,6 +145,28 @@ def test_500_slow_clients_do_not_stop_a_fast_one(start_server, served_export, is
     finally:
         for connection in slow:
             connection.close()
+
+
+def test_more_connections_than_handles_are_closed_with_one_warning(start_server, served_export, face_table):
+    server = start_server(served_export.folder)
+    number = server.process.pid
+    handles = len(os.listdir(f"/proc/{number}/fd")) + 8
+    resource.prlimit(number, resource.RLIMIT_NOFILE, (handles, handles))
+    idle = [server.connect() for _ in range(60)]
+    try:
+        for connection in idle[30:]:  # the first ones have the handles and are held
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(1) == b"", "it is closed, not left waiting"
+    finally:
+        for connection in idle:
+            connection.close()
+    answer = None
+    while answer is None:  # until it has seen that the idle ones are gone
+        with contextlib.suppress(ConnectionError):
+            answer = server.get("/faces/7.png")
+    assert answer.body == face_table[7]
+    assert [line for line in server.log.splitlines()[1:] if "no handle left" not in line] == []
+    assert server.log.count("no handle left") == 1
 
 
 def test_a_killed_server_is_there_again_on_the_same_port(start_server, served_export, face_table):
