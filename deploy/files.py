@@ -38,6 +38,18 @@ class LockedError(OSError):
     """Another process holds the lock."""
 
 
+def make_folders(path: PathLike) -> None:
+    """Make the folder `path` and those above it, where they are missing. Raises OSError as Path.mkdir does.
+
+    pathlib's and os's own ways call themselves for each folder above, and end in a RecursionError after a thousand.
+    """
+    missing = [Path(path)]
+    while not os.path.lexists(missing[-1].parent):
+        missing.append(missing[-1].parent)
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iterator[IO]:
     """Open a temporary file beside `path`; rename it to `path` when the block ends well, remove it otherwise.

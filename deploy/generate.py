@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 
 from deploy import images
-from deploy.files import atomic_write
+from deploy.files import atomic_write, make_folders
 from deploy.own_files import MARK, refuse_foreign
 from deploy.progress import progress
 from deploy.runtimes import Runtime
@@ -78,7 +78,7 @@ def write_images(
     Raises FileExistsError before anything is made if a file of somebody else has the name of one of these.
     """
     model_id = generator.model_id
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     _refuse_foreign(folder, seeds, suffix, with_grid, discriminator is not None)
     wanted = progress(seeds, len(seeds), "images")
     shown: list[np.ndarray] = []

@@ -171,8 +171,13 @@ def _run(arguments: argparse.Namespace) -> int:
 def _next(arguments: argparse.Namespace) -> str:
     """A line that says what to look at, where there is one file to look at."""
     if arguments.interpolate is not None:
-        return f"\nnext: open {arguments.out}"
-    return f"\nnext: open {arguments.out / 'grid.png'}" if arguments.grid else ""
+        return f"\nnext: open {_shown(arguments.out)}"
+    return f"\nnext: open {_shown(arguments.out / 'grid.png')}" if arguments.grid else ""
+
+
+def _shown(path: Path) -> str:
+    """A path of the user's as text for a terminal, whole."""
+    return printable(str(path), max_length=100_000)
 
 
 def _images(arguments: argparse.Namespace, generator: Any, discriminator: Any, result: dict[str, Any]) -> str:
@@ -189,7 +194,7 @@ def _images(arguments: argparse.Namespace, generator: Any, discriminator: Any, r
     )
     count = len(arguments.seeds)
     result.update(images=count, written=written)
-    text = f"{count:,} images in {arguments.out}"
+    text = f"{count:,} images in {_shown(arguments.out)}"
     if written < count:
         text += f", {count - written:,} of them were there"
     if scores is not None:
@@ -214,7 +219,7 @@ def _walk(arguments: argparse.Namespace, generator: Any, result: dict[str, Any])
         batch_size=arguments.batch_size,
     )
     result["frames"] = arguments.frames
-    return f"{arguments.frames} frames in {arguments.out}"
+    return f"{arguments.frames} frames in {_shown(arguments.out)}"
 
 
 def _verify(arguments: argparse.Namespace) -> int:

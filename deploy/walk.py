@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from deploy import images
-from deploy.files import atomic_write, private_folder
+from deploy.files import atomic_write, make_folders, private_folder
 from deploy.manifest import ModelError
 from deploy.own_files import MARK, refuse_foreign
 from deploy.progress import progress
@@ -67,7 +67,7 @@ def write_walk(
     if path.suffix == ".gif":
         check_gif(frames)
     refuse_foreign(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     z = walk_latents(seeds, frames, generator.signature.input_shape[0])
     size = generator.signature.output_shape[-1] * scale
 

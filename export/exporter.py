@@ -27,7 +27,7 @@ from dcgan.networks.batch_norm import BATCH_SIZE, LATENT_COUNT
 from dcgan.networks.modes import eval_kernels
 from dcgan.training.state import network_arrays
 from deploy import playground
-from deploy.files import PathLike, atomic_write, write_json
+from deploy.files import PathLike, atomic_write, make_folders, write_json
 from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
 from deploy.own_files import MARK, refuse_foreign
 from deploy.seeds import latents
@@ -147,7 +147,7 @@ def export_params(out: PathLike = OUT, config: ExportConfig = ExportConfig()) ->
     path = Path(out) / PARAMS_FILE
     refuse_foreign(path)
     source, _, _ = _prepare(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     write_params(path, network_arrays(source.networks["generator"].layer), MARK)
     return path
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcgan.errors import ExportError
-from deploy.files import Lock, LockedError, PathLike, aside_name, sync_folder
+from deploy.files import Lock, LockedError, PathLike, aside_name, make_folders, sync_folder
 from deploy.manifest import FILE_NAME, Manifest, ModelError, read_manifest, read_verified, to_json
 from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file
 
@@ -32,7 +32,7 @@ def replacing(folder: PathLike) -> Iterator[Path]:
     process is exporting to it.
     """
     folder = _plain(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(folder.parent)
     lock = Lock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire()

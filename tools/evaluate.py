@@ -175,9 +175,9 @@ def write(out: pathlib.Path, report: dict, nearest: np.ndarray, run_folder: path
     from dcgan.metrics.evaluate_json import FILE_NAME
     from dcgan.runs.records import append_record
     from dcgan.runs.report import write_report
-    from deploy.files import write_json
+    from deploy.files import make_folders, write_json
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folders(out)
     write_json(out / FILE_NAME, report)
     write_png(out / NEAREST, nearest, MARK)
     step = report["target"].get("step")

@@ -19,7 +19,7 @@ from dcgan.environment import command
 from dcgan.errors import CheckpointError, DataError, EvaluationError
 from dcgan.images import to_uint8, write_png
 from dcgan.metrics.evaluate import AS_PACKED, FEWEST, choose, chosen_real, crop_of
-from deploy.files import PathLike
+from deploy.files import PathLike, make_folders
 from deploy.seed_ranges import Seeds
 from deploy.seeds import latents, permutation
 
@@ -198,7 +198,7 @@ def how_many(asked: int | None, real_count: int, target: EvaluationTarget) -> in
 
 def save_images(folder: Path, images_uint8: np.ndarray) -> None:
     """Write 000000.png, ... into a new or empty folder. Raises DataError: left-over images would count too."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     if any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: name a new folder for the real images")
     for i, image in enumerate(tqdm(images_uint8, desc="writing", disable=None)):

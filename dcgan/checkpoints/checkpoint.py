@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from deploy.files import PathLike, aside_name, json_bytes, sync_folder
+from deploy.files import PathLike, aside_name, json_bytes, make_folders, sync_folder
 from deploy.untrusted import UnsafeFileError, is_file, read_file
 
 from ..errors import CheckpointError
@@ -77,7 +77,7 @@ def write_checkpoint(folder: PathLike, groups: Mapping[str, Tensors], state: Map
     for name in groups:
         if not _GROUP.fullmatch(name):
             raise ValueError(f"the name of a group must be 1 to 64 small letters or underscores, received {name!r}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(folder.parent)
     aside = aside_name(folder)
     try:
         aside.mkdir()

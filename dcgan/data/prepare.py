@@ -27,7 +27,7 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from deploy.files import Lock, LockedError, PathLike, atomic_write, remove_leftovers, write_json
+from deploy.files import Lock, LockedError, PathLike, atomic_write, make_folders, remove_leftovers, write_json
 from deploy.own_files import foreign
 
 from ..environment import thread_count
@@ -122,7 +122,7 @@ def _prepare(
         }
         packed = _reusable(out, claim, logging.DEBUG)  # without a lock: the folder may be read-only
         if not packed:
-            out.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(out.parent)
             with _one_writer(out):
                 packed = _reusable(out, claim, logging.WARNING)  # another process may have made it meanwhile
                 if not packed:

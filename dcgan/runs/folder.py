@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from deploy.files import Lock, LockedError, PathLike, make_own_folder, remove_leftovers
+from deploy.files import Lock, LockedError, PathLike, make_folders, make_own_folder, remove_leftovers
 
 from ..checkpoints import checkpoint
 from ..errors import TrainingError
@@ -31,7 +31,7 @@ class RunFolder:
         root = Path(root)
         if root.exists() and not root.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "--out must be a folder, this is a file", str(root))
-        root.mkdir(parents=True, exist_ok=True)
+        make_folders(root)
         label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.") or "data"
         # Every numbered name counts, also that of a file or of a link to nothing: it is taken.
         number = 1 + max(map(run_number, os.listdir(root)), default=-1)

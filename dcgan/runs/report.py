@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deploy.files import PathLike, atomic_write
+from deploy.files import PathLike, atomic_write, make_folders
 from deploy.own_files import refuse_foreign
 from deploy.untrusted import is_file, read_file
 
@@ -72,7 +72,7 @@ def write_comparison(folders: Sequence[PathLike], path: PathLike) -> Path:
     if path.suffix != ".html":
         raise ValueError(f"the page of a comparison must be called FILE.html, received {path}: give another --out")
     refuse_foreign_page(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     frames = max(MAX_FRAMES // max(len(folders), 1), 10)
     runs = [collect(folder, max_frames=frames) for folder in folders]
     if len({run["name"] for run in runs}) < len(runs):  # work/a/00000-cartoon and work/b/00000-cartoon

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.files import Lock, LockedError, atomic_write, remove_leftovers, write_json
+from deploy.files import Lock, LockedError, atomic_write, make_folders, remove_leftovers, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +29,28 @@ def test_bytes_and_text_arrive_and_nothing_else_does(tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == b"\x00\xff\r\n"
     assert (tmp_path / "b.txt").read_text("utf-8") == "Gesicht 人脸\n"
     assert names(tmp_path) == ["a.bin", "b.txt"]
+
+
+def test_a_thousand_folders_in_one_another_are_made(tmp_path):
+    """Path.mkdir and os.makedirs, which call themselves for each folder above, ended in a RecursionError."""
+    depth = sys.getrecursionlimit() + 100
+    deepest = tmp_path.joinpath(*["d"] * depth)
+    try:
+        make_folders(deepest)
+        make_folders(deepest)
+        with atomic_write(deepest / "a.bin") as stream:
+            stream.write(b"a")
+        assert (deepest / "a.bin").read_bytes() == b"a"
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # pytest's own way calls itself, too
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file"):
+        make_folders(tmp_path / "file" / "folder")
+    with pytest.raises(FileExistsError, match="file"):
+        make_folders(tmp_path / "file")
 
 
 @pytest.mark.parametrize("is_link", [False, True])

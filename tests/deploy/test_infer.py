@@ -107,6 +107,11 @@ def test_score_prints_a_summary_and_writes_every_probability(run, export):
     assert np.allclose([scores[str(seed)] for seed in range(5)], export.score(range(5)), atol=1e-5)
 
 
+def test_the_name_of_a_folder_does_nothing_to_the_terminal(run):
+    code, out, _ = run("--n", 1, "--out", "a\nb\x1b[2J")
+    assert code == 0 and out.count(r"a\nb\x1b[2J") == 2, out
+
+
 def test_walk_has_its_own_default_file(run):
     code, out, _ = run("--interpolate", "3,14,15", "--frames", 6, "--scale", 1)
     assert code == 0 and out.startswith(f"6 frames in {Path('work/generate/walk.mp4')}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import paddle
 from paddle import nn
 
-from deploy.files import write_json
+from deploy.files import make_folders, write_json
 
 from ...environment import processor_facts, processor_name, thread_count
 from .layers import OneDnnKernels
@@ -106,7 +106,7 @@ def _read(path: Path) -> dict:
 
 def _write(path: Path, values: dict) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         write_json(path, values)
     except OSError as error:  # a home that cannot be written to costs a second per run
         log.debug("The measurement of this processor is not kept: %s", error)
