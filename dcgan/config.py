@@ -93,7 +93,7 @@ class TrainConfig:
     )
     loss: str = _setting("bce", "optimisation", "objective", choices=("bce", "hinge", "lsgan"))
     energy_weight: float = _setting(
-        0.0,
+        50.0,
         "optimisation",
         "weight, in the generator's loss, of the distance between generated and real images of 4 x 4 and 8 x 8 pixels: "
         "colour and contrast, which BatchNorm hides from the discriminator (docs/quality.md); 0: none",

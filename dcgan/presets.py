@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 2e-4,
         "d_steps": 1,
         "g_steps": 2,
+        "energy_weight": 0.0,
         "ema": 0.0,
         "init": "normal",
         "diffaugment": "",

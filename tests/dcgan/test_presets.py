@@ -31,7 +31,7 @@ def test_preset_is_a_copy_and_unknown_ones_are_listed():
 
 def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
     config = TrainConfig.from_mapping(preset("tutorial"))
-    assert config.init == "normal"
+    assert (config.init, config.energy_weight) == ("normal", 0.0)
     assert (config.flip, config.loss, config.lr, config.lr_d, config.beta1, config.beta2) == (
         *(False, "bce", 2e-4, 0.0),
         *(0.5, 0.999),

@@ -151,10 +151,11 @@ def test_a_run_older_than_todays_recipe_goes_on_with_its_own(config, work_folder
 
     saved = read_checkpoint(runs.train(dataclasses.replace(config, steps=2)).folder / "checkpoints" / "step-00000002")
     state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
-    del state["extra"]["config"]["diffaugment"], state["extra"]["config"]["init"]
+    for name in ("diffaugment", "init", "energy_weight"):
+        del state["extra"]["config"][name]
     write_checkpoint(work_folder / "old" / "step-00000002", saved.groups, state)
     old = saved_config(find_checkpoint(work_folder / "old" / "step-00000002"))
-    assert (old.diffaugment, old.init) == ("", "normal")
+    assert (old.diffaugment, old.init, old.energy_weight) == ("", "normal", 0.0)
 
 
 @pytest.mark.parametrize(
