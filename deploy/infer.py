@@ -11,7 +11,7 @@ if __package__ in (None, ""):
         sys.exit(f"error: {folder} must be called deploy: its files import each other by that name. Rename it.")
     sys.path[0] = os.path.dirname(folder)  # not this folder: its names are no top-level modules
 
-from deploy import interrupts
+from deploy import interrupts, process_limits
 
 if __name__ == "__main__":
     interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "interrupted; all files written so far are complete. Run the same command again to continue.",
             interrupts.INTERRUPTED,
         )
-    except (ModelError, ValueError, OSError, ImportError, MemoryError) as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         if arguments.log_level == "debug":
             logging.exception("traceback")
         message, code = f"error: {sentence(error)}", 1
@@ -261,6 +263,12 @@ def _seeds(text: str) -> Seeds:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def is_expected(error: Exception) -> bool:
+    """Whether a user can cause this error: then it is one line. Anything else is a bug, and keeps its traceback."""
+    kinds = (ModelError, ValueError, OSError, ImportError, MemoryError)
+    return isinstance(error, kinds) or process_limits.reached(error) is not None
+
+
 def sentence(error: Exception, requirements: str = "requirements.txt") -> str:
     """One line that says what happened and, where that helps, what to do."""
     if isinstance(error, OSError) and error.strerror:
@@ -269,7 +277,10 @@ def sentence(error: Exception, requirements: str = "requirements.txt") -> str:
         path = Path(__file__).resolve().with_name(requirements)
         return f"{(error.name or '').partition('.')[0]} is not installed. Run `python -m pip install -r {path}`."
     if isinstance(error, MemoryError):
-        return "the memory is full. Try a smaller --batch-size."
+        return "the memory is full. Try smaller batches: --batch-size of infer.py, --max-batch of serve.py."
+    limit = process_limits.reached(error)
+    if limit is not None:
+        return limit
     return " ".join(str(error).split())
 
 

@@ -218,10 +218,13 @@ def _from_json(value: Any) -> Manifest:
     files = {name: _file(name, entry) for name, entry in _object(value, "files").items()}
     entries = value.get("models")
     _need(isinstance(entries, list) and entries, "models must be a list of at least one model")
+    models = tuple(_model(entry, files) for entry in entries)
+    names = [name for model in models for name in model.files]
+    _need(len(set(names)) == len(names), "models: two of them have the same file")
     return Manifest(
         latent_dim=latent_dim,
         image_size=image_size,
-        models=tuple(_model(entry, files) for entry in entries),
+        models=models,
         files=files,
         checkpoint=_object(value, "checkpoint"),
         config=_object(value, "config"),

@@ -26,7 +26,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.infer import BACKENDS, MODEL_HELP, choose_model, sentence, whole_number
+from deploy.infer import BACKENDS, MODEL_HELP, choose_model, is_expected, sentence, whole_number
 from deploy.streams import log_to_stderr, open_standard_streams, printable
 
 EXAMPLES = """examples:
@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with listener.bind(arguments.host, arguments.port) as bound:
             return server.serve(options, bound, lambda line: _print(line, sys.stdout), explain)
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         explain(error)
         return 1
     except KeyboardInterrupt:  # before the server had its own way to stop

@@ -78,7 +78,8 @@ def _plain(folder: PathLike) -> Path:
         message = "has a name that is not UTF-8, and Paddle writes to no such path: give another --out"
         raise ExportError(f"{folder} {message}") from None
     if is_used or not folder.name:
-        raise ExportError(f"{folder} is the working directory, and an export replaces its folder: give another --out")
+        what = "holds the working directory" if is_used else "is the root of all folders"
+        raise ExportError(f"{folder} {what}, and an export replaces its folder: give another --out")
     return folder
 
 

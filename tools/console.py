@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcgan.errors import ProjectError
-from deploy import interrupts
+from deploy import interrupts, process_limits
 from deploy.files import PathLike
 from deploy.streams import log_to_stderr, open_standard_streams, printable
 
@@ -73,7 +73,9 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
             raise
         print(f"error: {_what_to_install(error.name)}", file=sys.stderr)
         code = 1
-    except EXPECTED as error:
+    except Exception as error:
+        if not isinstance(error, EXPECTED) and process_limits.reached(error) is None:
+            raise
         if logging.getLogger("dcgan").isEnabledFor(logging.DEBUG):
             logging.getLogger("dcgan").debug("", exc_info=True)
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -94,8 +96,9 @@ def one_line(error: BaseException) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return f"the memory is full: {error}".rstrip(": ")
+    limit = process_limits.reached(error)
+    if limit is not None:
+        return limit
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"

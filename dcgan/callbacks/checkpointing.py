@@ -108,6 +108,6 @@ def best(checkpoints: Sequence[Path]) -> Path | None:
 def _extra_of(checkpoint: Path) -> dict[str, Any]:
     try:
         extra = read_state(checkpoint).get("extra")
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return {}
     return with_current_names(extra) if isinstance(extra, dict) else {}

@@ -6,6 +6,7 @@ counters, config, data digest, and size and SHA-256 of each file. Nothing in it 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _GROUP = re.compile(r"[a-z_]{1,64}")
 _FOLDER = re.compile(r"step-([0-9]{8,15})")
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _LEFTOVER = re.compile(r"\.step-[0-9]{8,15}\.[0-9a-f]+\.(part|old)")
 
 Tensors = dict[str, np.ndarray]
@@ -95,16 +97,15 @@ def write_checkpoint(folder: PathLike, groups: Mapping[str, Tensors], state: Map
 
 
 def read_state(folder: PathLike) -> dict[str, Any]:
-    """The checked `state.json` of a checkpoint folder, without its tensors. Raises CheckpointError."""
+    """The checked `state.json` of a checkpoint folder, without its tensors. Raises CheckpointError, OSError."""
     path = Path(folder) / STATE_FILE
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
     try:
-        if not is_file(path):  # nor a pipe or a device, which may have no end
-            raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
-        state = json.loads(read_file(path, MAX_STATE_BYTES, within=folder))
+        state = json.loads(_read(path, MAX_STATE_BYTES))
         checksum = _state_checksum(state) if isinstance(state, dict) else None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, UnsafeFileError) else error
-        raise CheckpointError(f"{path} cannot be read: {reason}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not checksum or not isinstance(state.get("files"), dict) or not isinstance(state.get("format"), int):
         raise CheckpointError(f"{path} is not the state of a checkpoint")
     if state["format"] != FORMAT:
@@ -120,7 +121,8 @@ def read_checkpoint(folder: PathLike, only: Iterable[str] | None = None) -> Chec
     """Read a checkpoint whose every file is as it was written.
 
     Args: folder - as written by `write_checkpoint`.  only - names of groups to read; all by default.
-    Raises CheckpointError naming the file that is missing, truncated or changed.
+    Raises CheckpointError naming the file that is missing, truncated or changed; OSError for one that may be whole but
+    cannot be read now: no permission, an error of the disk.
     """
     folder = Path(folder)
     state = read_state(folder)
@@ -152,7 +154,8 @@ def list_checkpoints(root: PathLike) -> list[Path]:
 def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint:
     """The newest whole checkpoint under `root`; a damaged one is named in a warning and passed over.
 
-    Raises CheckpointError when there is none.
+    Raises CheckpointError when there is none, OSError as `read_checkpoint`: to go back behind what may be whole, because
+    of a permission, is for the user to decide.
     """
     tried = list_checkpoints(root)
     for folder in reversed(tried):
@@ -167,7 +170,7 @@ def holds_nothing_else(folder: PathLike) -> bool:
     """Whether a folder is a checkpoint, and no file in it is another's: what may be deleted without asking."""
     try:
         named = {STATE_FILE, *read_state(folder)["files"]}
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return False
     return all(path.name in named and _is_ours(path) for path in Path(folder).iterdir())
 
@@ -223,18 +226,27 @@ def _write_group(path: Path, tensors: Tensors) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _read_group(path: Path, entry: Mapping[str, Any]) -> Tensors:
+def _read(path: Path, max_bytes: int) -> bytes:
+    """The content of a file of a checkpoint. Raises CheckpointError for what is no such file, OSError naming it where
+    the system does not let us read it."""
     try:
-        if not is_file(path):  # nor a pipe or a device, which may have no end
-            raise CheckpointError(f"{path} is missing or not a file")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise CheckpointError(f"{path} holds {size} bytes, expected {entry['bytes']}: it is truncated or changed")
-        content = read_file(path, size, within=path.parent)
+        return read_file(path, max_bytes, within=path.parent)
+    except UnsafeFileError as error:  # a pipe or a device, which may have no end, or a larger file
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+        if error.errno in _NOT_THERE:
+            raise CheckpointError(f"{path} is missing or not a file") from None
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def _read_group(path: Path, entry: Mapping[str, Any]) -> Tensors:
+    size = entry["bytes"]
+    try:
+        content = _read(path, size)
     except MemoryError:
         raise CheckpointError(f"{path} holds {size} bytes, more than there is memory for") from None
+    if len(content) != size:
+        raise CheckpointError(f"{path} holds {len(content)} bytes, expected {size}: it is truncated or changed")
     if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
         raise CheckpointError(f"{path} was changed or damaged: its SHA-256 does not match")
     try:

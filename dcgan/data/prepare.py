@@ -90,7 +90,8 @@ def cached_packed(
         packed = open_packed(data)
         size = packed.images.shape[-1]
         if size != image_size:
-            raise DataError(f"{data} holds images of {size} pixels, not {image_size}: give --image-size {size}")
+            wanted = f"Give --image-size {size}, if that is a power of two, or prepare the images again."
+            raise DataError(f"{data} holds images of {size} pixels, not {image_size}. {wanted}")
         return packed
     out = Path(root) / _cache_name(data, image_size, crop, seed, limits)
     return _prepare(data, out, image_size, crop, seed, workers, limits, progress)

@@ -90,8 +90,8 @@ class Engine:
         self._last_size, self._last_end = 0, -math.inf
         self._seconds_per_image = 0.0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._encoders = ThreadPoolExecutor(max(2, min(8, cores)), "encode")
-        self._long = ThreadPoolExecutor(1, "long")
+        self._encoders = _started(max(2, min(8, cores)), "encode")
+        self._long = _started(1, "long")
         self._worker = threading.Thread(target=self._work, name="runtime", daemon=True)
         self._worker.start()
 
@@ -151,7 +151,7 @@ class Engine:
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
-        await self._loop.run_in_executor(None, self._worker.join)
+        await self._loop.run_in_executor(self._long, self._worker.join)  # a thread that is there already
         self._encoders.shutdown()
         self._long.shutdown()
 
@@ -281,3 +281,14 @@ def explain(error: Exception) -> Problem:
     log.debug("traceback", exc_info=error)
     what = "the runtime failed" if isinstance(error, ModelError) else "something failed that should not"
     return Problem(500, f"{what}; the server's log says more")
+
+
+def _started(count: int, name: str) -> ThreadPoolExecutor:
+    """An executor whose threads run already: a limit of threads shows at the start, not in the first request."""
+    executor, gate = ThreadPoolExecutor(count, name), threading.Event()
+    try:
+        for _ in range(count):
+            executor.submit(gate.wait)
+    finally:
+        gate.set()
+    return executor

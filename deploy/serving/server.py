@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import uvicorn
 
-from deploy.manifest import ModelError
 from deploy.serving.app import Service, State
 from deploy.serving.engine import Engine
 from deploy.serving.model import Model, load
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25
 KEEP_ALIVE_SECONDS = 15  # that an idle connection stays open
 DRAIN_SECONDS = 30  # that accepted requests have, once the server is told to stop
-LOADING_ERRORS = (ModelError, ValueError, OSError, ImportError, MemoryError)
 
 
 class Options(NamedTuple):
@@ -138,7 +136,7 @@ class _Process:
         start = time.monotonic()
         try:
             model = await self.load()
-        except LOADING_ERRORS as error:
+        except Exception as error:  # whatever it is: a server that never gets ready must end
             self.explain(error)
             self.exit_code = 1
             self.server.should_exit = True
@@ -157,7 +155,7 @@ class _Process:
     async def load_next(self) -> None:
         try:
             model = await self.load()
-        except LOADING_ERRORS as error:
+        except Exception as error:  # whatever it is: the model in use is whole
             self.state.metrics.reloaded("refused")
             log.error("reload refused, the model in use goes on: %s", " ".join(str(error).split()))
             log.debug("traceback", exc_info=error)

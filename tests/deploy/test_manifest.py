@@ -125,6 +125,7 @@ ABSURD = {
     "image missing": lambda v: v.pop("output"),
     "models none": lambda v: v.update(models=[]),
     "models dict": lambda v: v.update(models={}),
+    "models twice": lambda v: v.update(models=v["models"] * 2),
     "model text": lambda v: v.update(models=["generator.onnx"]),
     "network": lambda v: v["models"][0].update(network="classifier"),
     "network list": lambda v: v["models"][0].update(network=["generator"]),

@@ -198,6 +198,6 @@ def test_the_working_directory_is_refused_before_anything_is_done(tmp_path, monk
     """`--out .` was exit 1 after a good export."""
     monkeypatch.chdir(tmp_path)
     for out in (".", "", tmp_path):
-        with pytest.raises(ExportError, match="is the working directory"), replacing(out):
+        with pytest.raises(ExportError, match="holds the working directory"), replacing(out):
             pytest.fail("nothing may be built")
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -690,3 +691,21 @@ def test_state_that_is_not_json_leaves_nothing_behind(folder, value):
     with pytest.raises((ValueError, TypeError)):
         write_checkpoint(folder.parent / folder_name(8), groups(), {"x": value})
     assert names(folder.parent) == [folder.name]
+
+
+@pytest.mark.parametrize("name", ["state.json", "generator.safetensors"])
+def test_what_may_not_be_read_is_not_called_damaged_nor_passed_over(tmp_path, monkeypatch, name):
+    """A wrong permission or an error of the disk; the newest checkpoint was renamed, and training went on before it."""
+    for step in (1, 2):
+        write_checkpoint(tmp_path / f"step-0000000{step}", {"generator": {"w": np.ones(3, np.float32)}}, {})
+
+    def read(path, max_bytes, within):
+        if path.name == name and path.parent.name == "step-00000002":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return read_file(path, max_bytes, within)
+
+    monkeypatch.setattr(checkpoint, "read_file", read)
+    with pytest.raises(PermissionError) as caught:
+        checkpoint.read_newest(tmp_path)
+    assert caught.value.filename == str(tmp_path / "step-00000002" / name)
+    assert not checkpoint.holds_nothing_else(tmp_path / "step-00000002") or name != "state.json"

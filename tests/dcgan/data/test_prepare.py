@@ -465,7 +465,7 @@ def test_a_packed_file_is_used_as_it_is(folder, tmp_path):
     again = cached_packed(str(tmp_path / "a.npy"), tmp_path / "data", image_size=16)
     assert (again.path, again.digest) == (packed.path, packed.digest)
     assert not (tmp_path / "data").exists()
-    with pytest.raises(DataError, match="images of 16 pixels, not 64: give --image-size 16"):
+    with pytest.raises(DataError, match="images of 16 pixels, not 64. Give --image-size 16"):
         cached_packed(str(tmp_path / "a.npy"), tmp_path / "data")
 
 
