@@ -180,9 +180,7 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
         try:
             return _fit(session, state)
         except CollapseError as error:
-            if not folder.path.is_dir():
-        return f"{folder.path} is gone; the checkpoints are where the folder was moved to."
-    healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
+            healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
             healthy = process_group.broadcast(healthy and str(healthy))
             rollbacks = state.get("rollbacks", 0) + 1
             if config.on_collapse != "rollback" or healthy is None or rollbacks > MAX_ROLLBACKS:
@@ -317,5 +315,7 @@ def _versions() -> str:
 
 
 def _last_good(folder: RunFolder) -> str:
+    if not folder.path.is_dir():
+        return f"{folder.path} is gone; its checkpoints are where it was moved to."
     healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
     return f"The last good checkpoint is {healthy}." if healthy else "No good checkpoint had been saved yet."

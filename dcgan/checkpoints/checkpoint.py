@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from deploy.files import PathLike, aside_name, json_bytes, make_folders, sync_folder
-from deploy.untrusted import UnsafeFileError, is_file, read_file
+from deploy.untrusted import UnsafeFileError, read_file
 
 from ..errors import CheckpointError
 
@@ -154,8 +154,8 @@ def list_checkpoints(root: PathLike) -> list[Path]:
 def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint:
     """The newest whole checkpoint under `root`; a damaged one is named in a warning and passed over.
 
-    Raises CheckpointError when there is none, OSError as `read_checkpoint`: to go back behind what may be whole, because
-    of a permission, is for the user to decide.
+    Raises CheckpointError when there is none, OSError as `read_checkpoint`: whether to go back behind what may be whole
+    is for the user to decide.
     """
     tried = list_checkpoints(root)
     for folder in reversed(tried):

@@ -1,4 +1,4 @@
-"""A limit of threads or memory is one line, in every tool; it used to be a traceback, or a server that never got ready."""
+"""A limit of threads or memory is one line in every tool. It was a traceback, or a server that never got ready."""
 
 from __future__ import annotations
 
