@@ -6,6 +6,7 @@ The model runs in the calling thread, a few writer threads encode and write. Onl
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -75,6 +76,7 @@ def write_images(
           discriminator - its opinion goes into `scores.json`.
     Returns how many images were written, and the scores. Images that are there, whole and of this very model, stay
     as they are; `images.npz` is always made again. Raises OSError, ModelError; each file is then whole or as it was.
+    Raises FileExistsError at the end, too, if another process has replaced some of the images by another model's.
     Raises FileExistsError before anything is made if a file of somebody else has the name of one of these.
     """
     model_id = generator.model_id
@@ -97,6 +99,7 @@ def write_images(
             written = _write_npz(batches, seeds, folder / "images.npz", generator.signature.output_shape)
         else:
             written = _write_files(batches, folder, suffix, model_id)
+            _refuse_replaced(seeds, folder, suffix, model_id)
         if scores:
             scores.finish()
     if with_grid:
@@ -119,6 +122,15 @@ def _refuse_foreign(folder: Path, seeds: Seeds, suffix: str, with_grid: bool, wi
             found = re.fullmatch(rf"seed-([0-9]{{6,10}}){suffix}", entry.name)
             if found and int(found[1]) in seeds and entry.name == image_path(folder, int(found[1]), suffix).name:
                 refuse_foreign(entry.path, images.OF_A_MODEL)
+
+
+def _refuse_replaced(seeds: Seeds, folder: Path, suffix: str, model_id: str) -> None:
+    """Raise FileExistsError unless every image is there and of this model now, at the end. Processes of one model may
+    share a folder; of two models that do, the last one to end sees that the images are mixed."""
+    count = sum(not images.is_whole(image_path(folder, seed, suffix), _comment(seed, model_id)) for seed in seeds)
+    if count:
+        message = f"another process has replaced or removed {count:,} of the {len(seeds):,} images here"
+        raise FileExistsError(errno.EEXIST, f"{message}. Give each its own --out, and run this again", str(folder))
 
 
 def image_path(folder: Path, seed: int, suffix: str) -> Path:

@@ -103,6 +103,23 @@ def test_images_of_another_model_are_replaced(export, generator, out, make_gener
     assert np.abs(pixels(out / "seed-000002.png").astype(int) - export.expected_levels(2)).max() <= 1
 
 
+def test_images_of_two_models_are_not_left_mixed_without_a_word(generator, out, monkeypatch):
+    """Another process, of another model, writes to the same folder at the same time."""
+    make = generator.generate
+
+    def generate_beside_another(seeds, size):
+        if 4 in seeds:
+            other = images.encode(np.zeros((3, 16, 16), np.uint8), ".png", "seed 1, model 0123456789abcdef")
+            (out / "seed-000001.png").write_bytes(other)
+        return make(seeds, size)
+
+    monkeypatch.setattr(generator, "generate", generate_beside_another)
+    with pytest.raises(FileExistsError, match="replaced or removed 1 of the 6 images here. Give each its own --out"):
+        write_images(generator, Seeds(range(6)), out, batch_size=2)
+    monkeypatch.undo()
+    assert write_images(generator, Seeds(range(6)), out)[0] == 1
+
+
 def test_images_do_not_depend_on_the_batch_size(generator, tmp_path):
     contents = []
     for batch_size in (1, 3, 32):
