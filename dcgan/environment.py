@@ -6,13 +6,15 @@ base/__init__.py:151). Import this module, which is light, before Paddle.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import platform
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .errors import ProjectError
@@ -42,12 +44,28 @@ def import_paddle() -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*ccache.*")
-            import paddle
+            with _home_for_paddle():
+                import paddle
         paddle.disable_signal_handler()  # it prints a C++ stack for SIGTERM; signals are Python's business
     finally:
         os.environ.pop(_OMP, None)
         if before is not None:  # libraries that are loaded later crash (SIGSEGV) on a number of eleven digits
             os.environ[_OMP] = before if 0 < _whole(before) <= MAX_THREADS else str(thread_count())
+
+
+@contextlib.contextmanager
+def _home_for_paddle() -> Iterator[None]:
+    """A home that is a folder, while Paddle is imported: it makes ~/.cache/paddle (dataset/common.py:62). A service's
+    home may be /dev/null."""
+    home = os.environ.get("HOME")
+    if home is None or os.path.isdir(home):
+        yield
+        return
+    os.environ["HOME"] = tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        os.environ["HOME"] = home
 
 
 def keep_freed_memory() -> None:

@@ -13,9 +13,12 @@ if __name__ == "__main__":
     interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
 
 import argparse
+import contextlib
 import json
 import pathlib
+import signal
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from dcgan.environment import core_count
@@ -58,11 +61,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="PEERS",
         help="torch, tutorial (of data), lock or litserve (of serve), all or none (default: all)",
     )
-    flags.add_argument("--rounds", type=int, default=8, help="runs of every case, in alternating order (default: 8)")
+    flags.add_argument(
+        "--rounds", type=_at_least(int, 1), default=8, help="runs of every case, in alternating order (default: 8)"
+    )
     flags.add_argument("--batch-size", type=_numbers, metavar="N", help="(default: 128; of infer: 1,16,128)")
-    flags.add_argument("--image-size", type=int, default=64, metavar="S", help="pixels (default: 64)")
-    flags.add_argument("--base-channels", type=int, default=64, metavar="C", help="of both networks (default: 64)")
-    flags.add_argument("--threads", type=int, default=0, help="0: one for each core (default: 0)")
+    flags.add_argument("--image-size", type=_at_least(int, 1), default=64, metavar="S", help="pixels (default: 64)")
+    flags.add_argument(
+        "--base-channels", type=_at_least(int, 1), default=64, metavar="C", help="of both networks (default: 64)"
+    )
+    flags.add_argument("--threads", type=_at_least(int, 0), default=0, help="0: one for each core (default: 0)")
     flags.add_argument(
         "--data",
         type=pathlib.Path,
@@ -84,32 +91,43 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--to-quality",
-        type=float,
+        type=_at_least(float, 0),
         default=0.0,
         metavar="D",
         help="train: instead, seconds until the sliced Wasserstein distance of 500 images is at most D",
     )
     flags.add_argument("--seeds", type=_seeds, default=[0], help="of --to-quality: one training each (default: 0)")
     flags.add_argument(
-        "--seconds", type=float, default=4.0, help="serve: of each load; --to-quality: of each turn (default: 4)"
+        "--seconds",
+        type=_at_least(float, 0.1),
+        default=4.0,
+        help="serve: of each load; --to-quality: of each turn (default: 4)",
     )
-    flags.add_argument("--answers", type=int, default=0, help="serve: also compare this many answers byte by byte")
+    flags.add_argument(
+        "--answers", type=_at_least(int, 0), default=0, help="serve: also compare this many answers byte by byte"
+    )
     flags.add_argument(
         "--overload-seconds",
-        type=float,
+        type=_at_least(float, 0),
         default=0.0,
         help="serve: also seconds of overload at twice the capacity (default: 0)",
     )
     flags.add_argument(
         "--overload-rate",
-        type=float,
+        type=_at_least(float, 0),
         default=0.0,
         help="serve: requests per second of the overload (default: twice what 64 clients got)",
     )
     flags.add_argument(
-        "--processes", type=int, default=2, metavar="N", help="scale: processes compared with one (default: 2)"
+        "--processes",
+        type=_at_least(int, 1),
+        default=2,
+        metavar="N",
+        help="scale: processes compared with one (default: 2)",
     )
-    flags.add_argument("--steps", type=int, default=10, help="scale: iterations timed in each (default: 10)")
+    flags.add_argument(
+        "--steps", type=_at_least(int, 1), default=10, help="scale: iterations timed in each (default: 10)"
+    )
     flags.add_argument("--json", action="store_true", help="one line of JSON on stdout instead of tables")
     add_log_level(flags)
     return flags
@@ -143,6 +161,18 @@ def _peers(flags: argparse.ArgumentParser, args: argparse.Namespace) -> list[str
     return wanted
 
 
+def _at_least(kind: Callable[[str], float], least: float) -> Callable[[str], float]:
+    """A type of argparse: a number of this kind from `least` to a million; NaN is none."""
+
+    def number(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if least <= kind(text) <= 1e6:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"a number from {least} to 1,000,000 is expected, received {text!r}")
+
+    return number
+
+
 def _numbers(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 10**7 for part in parts):
@@ -162,4 +192,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does it: the servers that were started end, and the folder goes.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     run(main)

@@ -60,6 +60,7 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     open_standard_streams()
     try:
         interrupts.raise_outside_imports()
+        process_limits.check_stack()
         code = main(argv) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:

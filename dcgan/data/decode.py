@@ -1,7 +1,8 @@
 """Bytes of an image of unknown origin -> RGB pixels, whole or refused. JPEG, PNG, WebP and BMP; the name plays no part.
 
 Pillow decodes. Its file classes are called directly, because `Image.open` warns on the screen about large images and
-has a limit of its own; ours is checked here, before a pixel is decoded. jpeg.py finds the damage that Pillow lets pass.
+has a limit of its own; ours is checked here, before a pixel is decoded. jpeg.py and png.py find the damage that Pillow
+lets pass.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import DataError
 from .jpeg import JpegScans
+from .png import has_all_rows
 
 T = TypeVar("T")
 
@@ -53,6 +55,9 @@ def decode_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
         raise DataError("an animated WebP: a still image is expected")
     if file_class is PngImageFile:  # all its checksums: decoding looks at those before the pixels only
         _guarded(file_class, _open(file_class, data, limits).verify)
+        _guarded(file_class, image.load)
+        if not _has_last_row(image) and not _guarded(file_class, lambda: has_all_rows(data)):
+            raise DataError("truncated PNG: the content ends before the image does")
     return _upright(_load(image), image.info.get("exif", b""))
 
 

@@ -106,8 +106,9 @@ def _hooked(layer: nn.Layer, hook: object) -> Iterator[None]:
 def _pooled(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and biased variance of all images together, by the law of total variance. Biased, as Paddle's own is."""
     means, variances = (np.concatenate(column) for column in zip(*parts))
-    mean = means.mean(axis=0)
-    return mean, (variances + (means - mean) ** 2).mean(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # of absurd weights; whoever uses the result looks at it
+        mean = means.mean(axis=0)
+        return mean, (variances + (means - mean) ** 2).mean(axis=0)
 
 
 def with_synchronised_statistics(network: nn.Layer) -> nn.Layer:

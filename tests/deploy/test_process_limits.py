@@ -35,6 +35,17 @@ def test_a_bug_is_no_limit(error):
     assert reached(error) is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit as Linux has it")
+@pytest.mark.parametrize("tool", ["export", "train"])
+def test_a_stack_that_is_too_small_for_paddle_is_one_line(tmp_path, tool):
+    """With 2 MiB, exporting was a segmentation fault."""
+    words = [sys.executable, str(ROOT / "tools" / f"{tool}.py")]
+    limited = ["bash", "-c", 'ulimit -s 1024; exec "$@"', "bash", *words]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: the stack may have 1,024 KiB, and Paddle needs 4,096: raise `ulimit -s`\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() or not shutil.which("setpriv"), reason="needs root")
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize("tool", ["infer", "serve"])

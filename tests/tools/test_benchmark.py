@@ -41,6 +41,8 @@ def test_one_training_step_is_measured_and_reported(tmp_path):
         (["infer", "--batch-size", "0"], "whole numbers of 1 to 10,000,000"),
         (["data", "--counts", "ten"], "whole numbers"),
         (["train", "--to-quality", "9", "--seeds", "1,two"], "whole numbers from 0 on"),
+        (["serve", "--seconds", "nan"], "a number from 0.1 to 1,000,000 is expected, received 'nan'"),
+        (["train", "--threads", "-1"], "a number from 0 to 1,000,000 is expected, received '-1'"),
     ],
 )
 def test_wrong_usage_is_refused(run_here, tmp_path, arguments, message):

@@ -197,6 +197,26 @@ def test_a_flipped_bit_in_a_png_is_refused(position):
         decode_image(bytes(damaged))
 
 
+@pytest.mark.parametrize("rows", [1, 24, 47])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
+def test_a_png_that_lacks_rows_is_refused_though_all_its_checksums_are_right(mode, rows):
+    pixels = np.full((48, 32), 200 if mode != "1" else 255, np.uint8)
+    image = Image.fromarray(pixels).convert(mode) if mode != "I;16" else Image.fromarray(pixels.astype(np.uint16))
+    stream = io.BytesIO()
+    image.crop((0, 0, 32, rows)).save(stream, "PNG")
+    short = stream.getvalue()
+    head = struct.pack(">II", 32, 48) + short[24:29]
+    with pytest.raises(DataError, match="truncated PNG"):
+        decode_image(short[:8] + png_chunk(b"IHDR", head) + short[33:])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+def test_a_png_that_ends_in_black_rows_is_whole(mode):
+    stream = io.BytesIO()
+    Image.new(mode, (33, 47)).save(stream, "PNG")
+    assert decode_image(stream.getvalue()).shape == (47, 33, 3)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
