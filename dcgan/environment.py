@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
@@ -16,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 from .errors import ProjectError
 
@@ -46,11 +48,17 @@ def import_paddle() -> None:
             warnings.filterwarnings("ignore", message=".*ccache.*")
             with _home_for_paddle():
                 import paddle
-        paddle.disable_signal_handler()  # it prints a C++ stack for SIGTERM; signals are Python's business
+        _disable_signal_handler(paddle)
     finally:
         os.environ.pop(_OMP, None)
         if before is not None:  # libraries that are loaded later crash (SIGSEGV) on a number of eleven digits
             os.environ[_OMP] = before if 0 < _whole(before) <= MAX_THREADS else str(thread_count())
+
+
+@functools.cache
+def _disable_signal_handler(paddle: ModuleType) -> None:
+    """Take Paddle's handlers away: it prints a C++ stack for SIGTERM. Once: this also takes away any other handler."""
+    paddle.disable_signal_handler()
 
 
 @contextlib.contextmanager

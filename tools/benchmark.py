@@ -18,10 +18,10 @@ import json
 import pathlib
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from dcgan.environment import core_count
+from dcgan.environment import core_count, import_paddle
 from tools.benchmarks import machine
 from tools.console import add_log_level, run, start_logging
 
@@ -143,11 +143,22 @@ def main(argv: list[str] | None = None) -> int:
 
     from tools.benchmarks import report
 
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+    import_paddle()  # which takes away all handlers of signals
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         tables = report.RUNS[args.what](args, against, pathlib.Path(scratch), _say)
     result: dict[str, Any] = {"benchmark": args.what, "machine": machine.describe(), "tables": tables}
     print(json.dumps(result) if args.json else report.text(result))
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM as an exception, as Ctrl-C is one: servers that were started end, and the temporary folder goes."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _peers(flags: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
@@ -192,6 +203,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C does it: the servers that were started end, and the folder goes.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     run(main)
