@@ -23,7 +23,7 @@ from .training.precision import FLOAT32, Precision
 
 log = logging.getLogger(__name__)
 
-WORTHWHILE_SPEEDUP = 1.25  # of bfloat16 over float32: below it, --amp fastest keeps the precision
+WORTHWHILE_SPEEDUP = 1.25  # of bfloat16 over float32: below it, --amp auto keeps the precision
 _EXHAUSTIVE_SEARCH = "FLAGS_cudnn_exhaustive_search"
 _CHECK_NAN = "FLAGS_check_nan_inf"
 
@@ -108,23 +108,23 @@ def plan(config: TrainConfig) -> ComputePlan:
             f"{_EXHAUSTIVE_SEARCH} chooses cuDNN's algorithms by trial, so that a resumed run would round differently. "
             "Unset it, or add --no-deterministic."
         )
-    amp = "O1" if config.amp in ("auto", "fastest") else config.amp
+    amp = "O1" if config.amp == "auto" else config.amp
     dtype = "float32" if amp == "O0" else _gpu_dtype(config.amp_dtype)
     return ComputePlan(device, "paddle", amp, dtype, thread_count(), config.deterministic, amp != "O0", warnings)
 
 
 def speed_note(config: TrainConfig, compute: ComputePlan) -> str | None:
-    """One line when a measurement says that the other precision would be faster on this CPU, else None.
+    """One line about the precision that a measurement chose on this CPU, or would have chosen, else None.
 
     Measures for less than a second, once per machine. Of an explicit --amp O0 nothing is said.
     """
-    if compute.kernels != "onednn" or not has_bfloat16() or config.amp == "O0":
+    if compute.kernels != "onednn" or compute.dtype != "bfloat16":
         return None
     speedup = bfloat16_speedup()
-    if compute.dtype == "bfloat16" and speedup < 1:
+    if config.amp == "auto":
+        return f"Measured here: a layer is {speedup:.2f} times as fast in bfloat16. --amp O0 would keep float32."
+    if speedup < 1:
         return f"Measured here: a layer takes {1 / speedup:.2f} times as long in bfloat16. --amp O0 would be faster."
-    if compute.dtype == "float32" and config.amp == "auto" and speedup >= WORTHWHILE_SPEEDUP:
-        return f"Measured here: a layer is {speedup:.2f} times as fast in bfloat16. --amp O1 would use it."
     return None
 
 
@@ -168,7 +168,7 @@ def _allow_tf32(allowed: bool) -> None:
 def _cpu_plan(config: TrainConfig, warnings: tuple[str, ...]) -> ComputePlan:
     """The plan on a CPU, which always repeats to the bit."""
     kernels, amp, more = _cpu_kernels(config)
-    if config.amp == "fastest" and kernels == "onednn" and config.amp_dtype != "float16" and has_bfloat16():
+    if config.amp == "auto" and kernels == "onednn" and config.amp_dtype != "float16" and has_bfloat16():
         amp = "O1" if bfloat16_speedup() >= WORTHWHILE_SPEEDUP else "O0"
     dtype = "bfloat16" if amp != "O0" else "float32"
     return ComputePlan("cpu", kernels, amp, dtype, thread_count(), True, False, warnings + more)

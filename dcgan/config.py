@@ -152,9 +152,9 @@ class TrainConfig:
     amp: str = _setting(
         "auto",
         "optimisation",
-        "mixed precision. auto: O1 on a GPU, O0 on a CPU. fastest: O1 on a GPU; on a CPU O1 where a short measurement "
+        "mixed precision. auto: O1 on a GPU; on a CPU O1 where a short measurement, remembered for this processor, "
         "finds it at least 1.25 times as fast, else O0. On a CPU O1 and O2 are bfloat16 by oneDNN",
-        choices=("auto", "fastest", "O0", "O1", "O2"),
+        choices=("auto", "O0", "O1", "O2"),
     )
     amp_dtype: str = _setting(
         "auto",

@@ -40,7 +40,15 @@ def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
     if sizes != (config.latent_dim, config.base_channels, config.image_size):
         raise CheckpointError(f"{found.folder} has a config of other networks than its tensors: they are {sizes}")
     run = found.folder.parent.parent
-    return dataclasses.replace(config, out=str(run.parent) if (run / "config.json").is_file() else TrainConfig.out)
+    out = str(run.parent) if (run / "config.json").is_file() else TrainConfig.out
+    return dataclasses.replace(config, out=out, amp=_saved_precision(found, config.amp))
+
+
+def _saved_precision(found: checkpoint.Checkpoint, amp: str) -> str:
+    """The precision of a run that was saved with "auto", as it was until 2026-11-30: today "auto" may be another."""
+    compute = found.state["extra"].get("compute")
+    saved = compute.get("amp") if isinstance(compute, dict) else None
+    return saved if amp == "auto" and saved in ("O0", "O1", "O2") else amp
 
 
 def restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, data: PackedData) -> dict[str, Any]:

@@ -135,14 +135,14 @@ def train(
 
 
 def _compute_plan(config: TrainConfig, process_group: ProcessGroup) -> tuple[TrainConfig, ComputePlan]:
-    """What this process computes with, and the config with the precision that "fastest" came to: it is saved, so that
+    """What this process computes with, and the config with the precision that "auto" came to: it is saved, so that
     a resumed run has the same, and rank 0 has measured it for all."""
     compute = plan(config) if process_group.is_rank_zero else None
-    if config.amp == "fastest":
+    note = speed_note(config, compute) if compute else None
+    if config.amp == "auto":
         config = dataclasses.replace(config, amp=process_group.broadcast(compute and compute.amp))
     compute = compute or plan(config)
     log.info("%s", compute.sentence())
-    note = speed_note(config, compute) if process_group.is_rank_zero else None
     if note:
         log.info("%s", note)
     return config, compute

@@ -67,7 +67,6 @@ def config(**settings):
     ("amp", "amp_dtype", "bfloat16", "expected"),
     [
         ("auto", "auto", True, Precision("O1", "bfloat16")),
-        ("fastest", "auto", True, Precision("O1", "bfloat16")),
         ("auto", "auto", False, Precision("O1", "float16")),
         ("O2", "float16", True, Precision("O2", "float16")),
         ("O0", "auto", True, Precision("O0", "float32")),
@@ -161,7 +160,7 @@ def has(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize(("kernels", "amp", "dtype"), [("auto", "auto", "float32"), ("onednn", "O1", "bfloat16")])
+@pytest.mark.parametrize(("kernels", "amp", "dtype"), [("auto", "O0", "float32"), ("onednn", "auto", "bfloat16")])
 def test_a_cpu_trains_by_onednn_without_a_warning_and_samples_in_float32(has, kernels, amp, dtype):
     has(speedup=3.0)
     compute = plan(config(device="cpu", cpu_kernels=kernels, amp=amp))
@@ -227,15 +226,15 @@ def test_paddles_operators_are_available_everywhere(has, pretend, device_name):
         ({"speedup": 9.0}, {"amp_dtype": "float16"}, "O0"),
     ],
 )
-def test_fastest_takes_bfloat16_on_a_cpu_only_where_it_was_measured_to_pay(has, processor, settings, amp):
+def test_auto_takes_bfloat16_on_a_cpu_only_where_it_was_measured_to_pay(has, processor, settings, amp):
     has(**processor)
-    assert plan(config(device="cpu", amp="fastest", **settings)).amp == amp
+    assert plan(config(device="cpu", **settings)).amp == amp
 
 
 @pytest.mark.parametrize(
     ("speedup", "amp", "note"),
     [
-        (1.5, "auto", "Measured here: a layer is 1.50 times as fast in bfloat16. --amp O1 would use it."),
+        (1.5, "auto", "Measured here: a layer is 1.50 times as fast in bfloat16. --amp O0 would keep float32."),
         (1.1, "auto", None),
         (1.5, "O0", None),
         (1.5, "O1", None),
@@ -253,7 +252,7 @@ def test_without_bfloat16_nothing_is_measured(has, monkeypatch):
     monkeypatch.setattr(compute_plan, "bfloat16_speedup", lambda: pytest.fail("measured"))
     asked = config(device="cpu", amp="auto")
     assert speed_note(asked, plan(asked)) is None
-    assert plan(config(device="cpu", amp="fastest")).amp == "O0"
+    assert plan(asked).amp == "O0"
 
 
 @pytest.mark.parametrize(

@@ -153,9 +153,11 @@ def test_a_run_older_than_todays_recipe_goes_on_with_its_own(config, work_folder
     state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
     for name in ("diffaugment", "init", "energy_weight"):
         del state["extra"]["config"][name]
+    state["extra"]["config"]["amp"] = "auto"
+    assert state["extra"]["compute"]["amp"] == "O0"
     write_checkpoint(work_folder / "old" / "step-00000002", saved.groups, state)
     old = saved_config(find_checkpoint(work_folder / "old" / "step-00000002"))
-    assert (old.diffaugment, old.init, old.energy_weight) == ("", "normal", 0.0)
+    assert (old.diffaugment, old.init, old.energy_weight, old.amp) == ("", "normal", 0.0, "O0")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_half_precision_and_ill_conditioned_exports_are_allowed_more(export, mak
 
 def test_the_uint8_variant_is_left_to_the_export(export):
     models = read_manifest(export.folder).models
-    export.write(models=(*models, ModelEntry("generator", "onnx", ("generator.onnx",), output_dtype="uint8")))
+    shutil.copy(export.folder / "generator.onnx", export.folder / "generator-uint8.onnx")
+    export.write(models=(*models, ModelEntry("generator", "onnx", ("generator-uint8.onnx",), output_dtype="uint8")))
     assert len(verify(export.folder, device="cpu")) == 1
 
 

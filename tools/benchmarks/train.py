@@ -69,7 +69,7 @@ def real_batch(batch_size: int, image_size: int) -> np.ndarray:
 
 
 def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: int, settings: dict[str, Any]) -> Run:
-    """`DCGAN.train_batch`, without the averaged generator and the augmentation, which the peers have not."""
+    """`DCGAN.train_batch` without averaging, augmentation and energy distance, which the peers have not."""
     from dcgan.environment import import_paddle
 
     import_paddle()
@@ -84,6 +84,7 @@ def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: i
         image_size=image_size,
         ema=0.0,
         diffaugment="",
+        energy_weight=0.0,
         device="cpu",
         **settings,
     )
