@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 780}
 PATIENCE = 120_000  # milliseconds: a busy machine is no failure
 TOOLS = ("grid", "children", "between", "directions", "walk", "kept")
-USUAL = 21  # the seed that deploy/web/link.js begins with
+USUAL = 3  # the seed that deploy/web/link.js begins with
 SEEDS = [0, 1, 2, 3, 7, 42, 1000, 65536, 2**31, 2**32 - 1]
 
 
