@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -110,6 +111,8 @@ def test_images_of_two_models_are_not_left_mixed_without_a_word(generator, out, 
     def generate_beside_another(seeds, size):
         if 4 in seeds:
             other = images.encode(np.zeros((3, 16, 16), np.uint8), ".png", "seed 1, model 0123456789abcdef")
+            while not (out / "seed-000001.png").exists():  # a thread of ours writes it first
+                time.sleep(0.001)
             (out / "seed-000001.png").write_bytes(other)
         return make(seeds, size)
 
