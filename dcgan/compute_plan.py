@@ -114,9 +114,8 @@ def plan(config: TrainConfig) -> ComputePlan:
 
 
 def speed_note(config: TrainConfig, compute: ComputePlan) -> str | None:
-    """One line about the precision that a measurement chose on this CPU, or would have chosen, else None.
-
-    Measures for less than a second, once per machine. Of an explicit --amp O0 nothing is said.
+    """One line for a run in bfloat16 on this CPU: that a measurement chose it, or that float32 would be faster; else
+    None. Measures for less than a second, once per processor.
     """
     if compute.kernels != "onednn" or compute.dtype != "bfloat16":
         return None
