@@ -26,7 +26,8 @@ import paddle
 import paddle.distributed as dist
 
 from ..errors import ProjectError, TrainingError
-from .control_channel import ControlChannel, connect, wait_for_server
+from .control_channel import GRACE_SECONDS, ControlChannel, connect, wait_for_server
+from .gloo import delay_abort
 from .launcher import Launch, read_launch
 
 T = TypeVar("T")
@@ -210,6 +211,8 @@ def _init_paddle(channel: ControlChannel, launch: Launch, gloo: bool) -> None:
         wait_for_server(master)  # Paddle itself tries every 3 s
     with contextlib.redirect_stderr(io.StringIO()):  # it lists its flags
         dist.init_parallel_env()
+    if gloo:
+        delay_abort(2 * GRACE_SECONDS)  # by then `channel` has ended this process, if it was that another one died
     # paddle.Model looks here too, and would wrap `network` alone in a DataParallel of its own (hapi/model.py:1214).
     os.environ["PADDLE_TRAINERS_NUM"] = "1"
 
