@@ -18,7 +18,8 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from .drawing_processes import FACES_EACH, DrawingProcesses
 from .synthetic_faces import draw_face
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_UNREAD_SUFFIXES = (".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")  # images as well
 CARTOON_COUNT = 6000  # faces of plain `cartoon`
 ACCEPTED = "a folder of images, a .zip of them, a packed .npy, or the word cartoon (cartoon:COUNT)"
 
@@ -198,6 +200,7 @@ class ZipSource(Source):
             self._file.close()
             raise DataError(f"{path} is damaged or not a .zip ({error}): copy or fetch it again") from error
         entries = [entry for entry in self._archive.infolist() if _is_image(entry.filename)]
+        _warn_of_unread(self._archive.namelist())
         wanted = set(_without_grids([entry.filename for entry in entries]))
         entries = [entry for entry in entries if entry.filename in wanted]
         self._entries = sorted(entries, key=lambda entry: (entry.filename, entry.header_offset))
@@ -290,7 +293,7 @@ _ZIP_ERRORS = (  # what Python's zipfile raises for hostile archives
 
 def _list_folder(root: Path) -> list[str]:
     """Sorted relative paths of all that is called like an image, and of linked folders, which reading will refuse."""
-    names, left_out = [], []
+    names, others, left_out = [], [], []
     for folder, subfolders, files in _walk(root):
         if folder != str(root) and _is_output(set(subfolders), set(files)):
             subfolders[:] = []
@@ -300,10 +303,12 @@ def _list_folder(root: Path) -> list[str]:
         subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
         inside = Path(folder).relative_to(root)
         names += [(inside / name).as_posix() for name in files if _is_image(name)]
+        others += [name for name in files if not _is_image(name)]
         names += [(inside / name).as_posix() for name in linked if not _is_hidden(name)]
     if left_out:
         shown = ", ".join(_printable(name) for name in sorted(left_out)[:3]) + (", ..." if len(left_out) > 3 else "")
         logger.warning("%d folders with runs or exports of this project left out: %s", len(left_out), shown)
+    _warn_of_unread(others)
     return sorted(_without_grids(names))
 
 
@@ -335,9 +340,18 @@ def _raise(error: OSError) -> None:
     raise error  # os.walk would leave out a folder that it cannot read
 
 
-def _is_image(name: str) -> bool:
+def _is_image(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
     parts = name.split("/")
-    return parts[-1].lower().endswith(IMAGE_SUFFIXES) and not any(map(_is_hidden, parts))
+    return parts[-1].lower().endswith(suffixes) and not any(map(_is_hidden, parts))
+
+
+def _warn_of_unread(names: Sequence[str]) -> None:
+    """Count those of `names` that are called like images of kinds that are not read: a telephone's .heic, scans."""
+    found = [name for name in names if _is_image(name, _UNREAD_SUFFIXES)]
+    if found:
+        kinds = Counter(name.rpartition(".")[2].lower() for name in found).most_common()
+        shown = ", ".join(f"{count} .{kind}" for kind, count in kinds)
+        logger.warning("%d images of kinds that are not read left out (%s): save them as JPEG or PNG", len(found), shown)
 
 
 def _is_hidden(part: str) -> bool:

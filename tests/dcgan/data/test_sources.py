@@ -159,6 +159,22 @@ def test_runs_and_exports_of_this_project_are_no_training_data(folder, caplog):
     assert names(open_source(str(folder / "work" / "export"))) == ["sample.png"]  # named by the user
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_images_of_kinds_that_are_not_read_are_counted_in_one_line_and_other_files_are_not(tmp_path, caplog, kind):
+    content = ["a.png", "IMG_1.HEIC", "deep/IMG_2.heic", "scan.tif", "notes.txt", ".hidden.gif", ".cache/old.gif"]
+    folder, archive = tmp_path / "faces", tmp_path / "faces.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        for name in content:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(png(9))
+            written.writestr(name, png(9))
+    with open_source(str(folder if kind == "folder" else archive)) as source:
+        assert names(source) == ["a.png"]
+    assert caplog.messages == [
+        "3 images of kinds that are not read left out (2 .heic, 1 .tif): save them as JPEG or PNG"
+    ]
+
+
 def test_a_changed_image_behind_a_link_changes_the_fingerprint(folder):
     """As with git-annex: the folder holds links into a hidden store inside it."""
     (folder / ".store").mkdir()
