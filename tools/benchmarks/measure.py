@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 Run = Callable[[], object]
 STARTING_SECONDS = 600.0  # importing, building and warming up, on a busy machine
+RESTING_SECONDS = 5.0  # at most, for a case's threads to stop waiting by spinning; onnxruntime's do after a second
 
 
 class Case(NamedTuple):
@@ -151,11 +152,24 @@ def _serve(pipe: Any, factory: Callable[..., Run], arguments: dict[str, Any], wa
     except Skip as reason:
         pipe.send((notes.lines, str(reason)))
         return
+    _rest()
     pipe.send((notes.lines, ""))
     while _told(pipe):
         start, cpu_start = time.perf_counter(), time.process_time()
         run()
-        pipe.send((time.perf_counter() - start, time.process_time() - cpu_start))
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        _rest()
+        pipe.send((seconds, cpu_seconds))
+
+
+def _rest() -> None:
+    """Wait until this process uses no processor time: its threads would take a core from the case that comes next."""
+    deadline = time.monotonic() + RESTING_SECONDS
+    while time.monotonic() < deadline:
+        before = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - before < 0.002:
+            return
 
 
 def _told(pipe: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import threading
+import time
 
 import pytest
 
@@ -43,6 +45,25 @@ def test_every_case_runs_once_a_round_forwards_and_backwards_in_turn(tmp_path):
     assert path.read_text() == "abccbaabc"
     assert [t.case.name for t in timings] == ["a", "b", "c"] and skipped == {}
     assert all(len(t.seconds) == len(t.cpu_seconds) == 3 for t in timings)
+
+
+def spinning(path):
+    """As onnxruntime's threads do, which wait for more work for a second."""
+
+    def spin():
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        noted(path, "rests ")()
+
+    return lambda: threading.Thread(target=spin).start()
+
+
+def test_no_case_starts_while_threads_of_the_one_before_still_spin(tmp_path):
+    path = str(tmp_path / "order")
+    cases = [Case("a", spinning, {"path": path}, 1, 0), Case("b", noted, {"path": path, "name": "b "}, 1, 0)]
+    measure.measure(cases, 1, lambda text: None)
+    assert (tmp_path / "order").read_text() == "rests b "
 
 
 def test_a_case_that_cannot_run_is_a_line_in_the_report(tmp_path):
