@@ -351,7 +351,9 @@ def _warn_of_unread(names: Sequence[str]) -> None:
     if found:
         kinds = Counter(name.rpartition(".")[2].lower() for name in found).most_common()
         shown = ", ".join(f"{count} .{kind}" for kind, count in kinds)
-        logger.warning("%d images of kinds that are not read left out (%s): save them as JPEG or PNG", len(found), shown)
+        logger.warning(
+            "%d images of kinds that are not read left out (%s): save them as JPEG or PNG", len(found), shown
+        )
 
 
 def _is_hidden(part: str) -> bool:
