@@ -31,8 +31,8 @@ from .decode import DEFAULT_LIMITS, Limits, beyond, decode_image
 from .drawing_processes import FACES_EACH, DrawingProcesses
 from .synthetic_faces import draw_face
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_UNREAD_SUFFIXES = (".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")  # images as well
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
+_UNREAD_SUFFIXES = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff")  # images as well
 CARTOON_COUNT = 6000  # faces of plain `cartoon`
 ACCEPTED = "a folder of images, a .zip of them, a packed .npy, or the word cartoon (cartoon:COUNT)"
 

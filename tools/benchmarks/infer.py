@@ -17,6 +17,7 @@ LATENT_DIM = 100
 STOCK = "stock-generator.onnx"  # paddle2onnx's own graph, beside the export
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 32  # images a call, deploy/infer.py's default
+IMAGES_OF_A_ROUND = 128  # at least, in as many calls as that takes
 # name -> arguments of load_generator
 RUNTIMES: dict[str, dict[str, str]] = {
     "onnxruntime, this project": {"backend": "onnxruntime"},
@@ -59,16 +60,17 @@ def cases(
     folder: Path, batch_size: int, base_channels: int, image_size: int, threads: int, against: list[str]
 ) -> list[Case]:
     """Stock onnxruntime first, the reference; then this project's runtimes, peers, the rates of the lower bound."""
+    calls = max(1, IMAGES_OF_A_ROUND // batch_size)
     stock = {"path": folder / STOCK, "batch_size": batch_size, "threads": threads}
-    found = [Case("onnxruntime, paddle2onnx's graph", stock_runtime, stock, batch_size)]
+    found = [Case("onnxruntime, paddle2onnx's graph", stock_runtime, stock, batch_size, calls=calls)]
     for name, how in RUNTIMES.items():
         arguments = {"folder": folder, "batch_size": batch_size, "threads": threads, "how": how}
-        found.append(Case(name, project_runtime, arguments, batch_size))
+        found.append(Case(name, project_runtime, arguments, batch_size, calls=calls))
     if "torch" in against:
         sizes = {"base_channels": base_channels, "image_size": image_size}
         for dtype in ("float32", "bfloat16"):
             arguments = {**sizes, "batch_size": batch_size, "threads": threads, "dtype": dtype}
-            found.append(Case(f"torch, channels_last, {dtype}", torch_inference, arguments, batch_size))
+            found.append(Case(f"torch, channels_last, {dtype}", torch_inference, arguments, batch_size, calls=calls))
     return [*found, *rate_cases(threads, "torch" in against)]
 
 

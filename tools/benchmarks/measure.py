@@ -23,6 +23,7 @@ class Case(NamedTuple):
     """Something to be timed: `factory(**arguments)` is called in the case's process and returns what a round calls.
 
     `units` - what one call gets done: images, or operations.  `warm_up` - calls before the first round.
+    `calls` - of a round, one right after the other, where a single one is too short, or the first after a rest slower.
     """
 
     name: str
@@ -30,10 +31,11 @@ class Case(NamedTuple):
     arguments: dict[str, Any]
     units: float
     warm_up: int = 2
+    calls: int = 1
 
 
 class Timing(NamedTuple):
-    """The rounds of one case: seconds by the clock, seconds of processor time over all threads, and what it logged."""
+    """The rounds of one case: seconds of a call by the clock, its processor time over all threads, what was logged."""
 
     case: Case
     seconds: list[float]
@@ -109,7 +111,7 @@ class _Worker:
         self.cpu_seconds: list[float] = []
         context = multiprocessing.get_context("spawn")  # forking a process that has threads is asking for a deadlock
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, case.factory, case.arguments, case.warm_up)
+        arguments = (theirs, case.factory, case.arguments, case.warm_up, case.calls)
         self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
         theirs.close()
@@ -139,7 +141,7 @@ class _Worker:
             self._process.join()
 
 
-def _serve(pipe: Any, factory: Callable[..., Run], arguments: dict[str, Any], warm_up: int) -> None:
+def _serve(pipe: Any, factory: Callable[..., Run], arguments: dict[str, Any], warm_up: int, calls: int) -> None:
     notes = _Notes()
     logging.getLogger().addHandler(notes)
     try:
@@ -156,10 +158,11 @@ def _serve(pipe: Any, factory: Callable[..., Run], arguments: dict[str, Any], wa
     pipe.send((notes.lines, ""))
     while _told(pipe):
         start, cpu_start = time.perf_counter(), time.process_time()
-        run()
+        for _ in range(calls):
+            run()
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         _rest()
-        pipe.send((seconds, cpu_seconds))
+        pipe.send((seconds / calls, cpu_seconds / calls))
 
 
 def _rest() -> None:

@@ -35,7 +35,7 @@ def rate_cases(threads: int, with_torch: bool) -> list[Case]:
         if library != "torch" or with_torch:
             products += [(f"{dtype}, {library}", product, {"dtype": dtype}) for dtype in ("float32", "bfloat16")]
     found = [
-        Case(PRODUCT + name, factory, {"threads": threads, **more}, machine.PRODUCT_FLOP)
+        Case(PRODUCT + name, factory, {"threads": threads, **more}, machine.PRODUCT_FLOP, calls=8)
         for name, factory, more in products
     ]
     return [*found, Case(COPY, machine.memory_copy, {"threads": threads}, 2 * machine.COPIED_BYTES)]

@@ -161,7 +161,7 @@ def test_runs_and_exports_of_this_project_are_no_training_data(folder, caplog):
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_images_of_kinds_that_are_not_read_are_counted_in_one_line_and_other_files_are_not(tmp_path, caplog, kind):
-    content = ["a.png", "IMG_1.HEIC", "deep/IMG_2.heic", "scan.tif", "notes.txt", ".hidden.gif", ".cache/old.gif"]
+    content = ["a.png", "b.JFIF", "IMG_1.HEIC", "deep/IMG_2.heic", "scan.tif", "notes.txt", ".c.gif", ".cache/old.gif"]
     folder, archive = tmp_path / "faces", tmp_path / "faces.zip"
     with zipfile.ZipFile(archive, "w") as written:
         for name in content:
@@ -169,7 +169,7 @@ def test_images_of_kinds_that_are_not_read_are_counted_in_one_line_and_other_fil
             (folder / name).write_bytes(png(9))
             written.writestr(name, png(9))
     with open_source(str(folder if kind == "folder" else archive)) as source:
-        assert names(source) == ["a.png"]
+        assert names(source) == ["a.png", "b.JFIF"]
     assert caplog.messages == [
         "3 images of kinds that are not read left out (2 .heic, 1 .tif): save them as JPEG or PNG"
     ]
@@ -427,7 +427,7 @@ def test_missing_path_says_what_was_tried(tmp_path, monkeypatch):
 
 def test_folder_without_images_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"no images in folder .* for \.jpg \.jpeg \.png \.bmp \.webp"):
+    with pytest.raises(DataError, match=r"no images in folder .* for \.jpg \.jpeg \.jpe \.jfif \.png \.bmp \.webp"):
         open_source(str(tmp_path))
 
 

@@ -47,6 +47,18 @@ def test_every_case_runs_once_a_round_forwards_and_backwards_in_turn(tmp_path):
     assert all(len(t.seconds) == len(t.cpu_seconds) == 3 for t in timings)
 
 
+def test_a_round_makes_the_calls_that_its_case_asks_for_one_after_the_other_and_gives_the_time_of_one(tmp_path):
+    path = str(tmp_path / "order")
+    cases = [Case("a", noted, {"path": path, "name": "a"}, 1, 0, 3), Case("b", pausing, {}, 1, 0, 100)]
+    timings, _ = measure.measure(cases, 2, lambda text: None)
+    assert (tmp_path / "order").read_text() == "aaaaaa"
+    assert all(0.002 <= seconds < 100 * 0.002 for seconds in timings[1].seconds)
+
+
+def pausing():
+    return lambda: time.sleep(0.002)
+
+
 def spinning(path):
     """As onnxruntime's threads do, which wait for more work for a second."""
 
