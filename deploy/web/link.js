@@ -5,7 +5,7 @@ import { addressOf, blend, isAddress } from "./face.js";
 export const TOOLS = ["grid", "children", "between", "directions", "walk", "kept"];
 // Links of before the slider began at 0.6 keep what they show.
 const NUMBERS = { wild: [1, 0.2, 1.6], far: [0.35, 0.05, 1], brood: [0, 0, 1e6], page: [0, 0, 1e6], t: [0.5, 0, 1] };
-const FACES = { face: "3", a: "3", b: "16" }; // good ones of the demo generator, on the first page of the gallery
+const FACES = { face: "3", a: "3", b: "0" }; // good ones of the demo generator, on the first page of the gallery
 
 /** The state that a link stands for. What is missing or makes no sense takes its usual value. */
 export function readLink(hash, directionCount) {
