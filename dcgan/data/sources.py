@@ -200,7 +200,7 @@ class ZipSource(Source):
             self._file.close()
             raise DataError(f"{path} is damaged or not a .zip ({error}): copy or fetch it again") from error
         entries = [entry for entry in self._archive.infolist() if _is_image(entry.filename)]
-        _warn_of_unread(self._archive.namelist())
+        _warn_of_unread([name for name in self._archive.namelist() if _is_image(name, _UNREAD_SUFFIXES)])
         wanted = set(_without_grids([entry.filename for entry in entries]))
         entries = [entry for entry in entries if entry.filename in wanted]
         self._entries = sorted(entries, key=lambda entry: (entry.filename, entry.header_offset))
@@ -293,7 +293,7 @@ _ZIP_ERRORS = (  # what Python's zipfile raises for hostile archives
 
 def _list_folder(root: Path) -> list[str]:
     """Sorted relative paths of all that is called like an image, and of linked folders, which reading will refuse."""
-    names, others, left_out = [], [], []
+    names, unread, left_out = [], [], []
     for folder, subfolders, files in _walk(root):
         if folder != str(root) and _is_output(set(subfolders), set(files)):
             subfolders[:] = []
@@ -303,12 +303,12 @@ def _list_folder(root: Path) -> list[str]:
         subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
         inside = Path(folder).relative_to(root)
         names += [(inside / name).as_posix() for name in files if _is_image(name)]
-        others += [name for name in files if not _is_image(name)]
+        unread += [name for name in files if _is_image(name, _UNREAD_SUFFIXES)]
         names += [(inside / name).as_posix() for name in linked if not _is_hidden(name)]
     if left_out:
         shown = ", ".join(_printable(name) for name in sorted(left_out)[:3]) + (", ..." if len(left_out) > 3 else "")
         logger.warning("%d folders with runs or exports of this project left out: %s", len(left_out), shown)
-    _warn_of_unread(others)
+    _warn_of_unread(unread)
     return sorted(_without_grids(names))
 
 
@@ -341,18 +341,18 @@ def _raise(error: OSError) -> None:
 
 
 def _is_image(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
+    """Whether a path ends in one of `suffixes` and nothing in it is hidden."""
     parts = name.split("/")
     return parts[-1].lower().endswith(suffixes) and not any(map(_is_hidden, parts))
 
 
 def _warn_of_unread(names: Sequence[str]) -> None:
-    """Count those of `names` that are called like images of kinds that are not read: a telephone's .heic, scans."""
-    found = [name for name in names if _is_image(name, _UNREAD_SUFFIXES)]
-    if found:
-        kinds = Counter(name.rpartition(".")[2].lower() for name in found).most_common()
+    """Count `names` by kind in one line: images of kinds that are not read, as a telephone's .heic and scans."""
+    if names:
+        kinds = Counter(name.rpartition(".")[2].lower() for name in names).most_common()
         shown = ", ".join(f"{count} .{kind}" for kind, count in kinds)
         logger.warning(
-            "%d images of kinds that are not read left out (%s): save them as JPEG or PNG", len(found), shown
+            "%d images of kinds that are not read left out (%s): save them as JPEG or PNG", len(names), shown
         )
 
 
