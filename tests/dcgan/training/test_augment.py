@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from dcgan.config import DIFFAUGMENT
+from dcgan.training import augment
 from dcgan.training.augment import TRANSFORMS, Chain, DiffAugment, InstanceNoise
 
 
@@ -72,6 +73,13 @@ def test_translation_moves_whole_pixels_and_lets_in_zeros(drawn):
     result = TRANSFORMS["translation"](paddle.to_tensor(x)).numpy()
     down, right = (draw.numpy().reshape(-1) for draw in drawn)
     assert np.array_equal(result, plain_translation(x, down, right))
+
+
+@pytest.mark.parametrize("moved", [augment._moved_by_slices, augment._moved_by_products])  # on a CPU, on a GPU
+def test_each_device_moves_images_by_the_same_pixels(moved):
+    x, moves = images(4), np.array([[-2, 2], [0, 0], [1, -2], [2, 1]])
+    down, right = (paddle.to_tensor(moves[:, axis].reshape(4, 1, 1)) for axis in (0, 1))
+    assert np.array_equal(moved(paddle.to_tensor(x), down, right).numpy(), plain_translation(x, *moves.T))
 
 
 def test_cutout_blackens_half_the_height_and_width_around_any_point(drawn):
