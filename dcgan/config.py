@@ -184,7 +184,7 @@ class TrainConfig:
     device: str = _setting("auto", "optimisation", "auto: a GPU if Paddle sees one; or cpu, gpu, gpu:1, ...")
 
     diffaugment: str = _setting(
-        "translation,cutout",
+        "translation",
         "regularisation",
         "augmentations of everything the discriminator sees: any of color,translation,cutout (Zhao et al. 2020); "
         "empty: none, as in the tutorial",
