@@ -79,7 +79,7 @@ def augmentation(config: TrainConfig) -> Augmentation | None:
     """What the discriminator sees of the images by these settings; None: the images themselves."""
     parts: list[Augmentation] = []
     if config.diffaugment:
-        parts.append(DiffAugment(tuple(config.diffaugment.split(","))))
+        parts.append(DiffAugment(tuple(config.diffaugment.split(",")), config.translation_ratio))
     if config.instance_noise:
         parts.append(InstanceNoise(config.instance_noise, config.noise_steps))
     return Chain(tuple(parts)) if parts else None

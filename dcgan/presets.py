@@ -28,7 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latent_dim": 64,
         "batch_size": 32,
         "epochs": 14,
-        "ema": 0.99,
+        "lr_decay": 0.4,
+        "ema": 0.998,
     },
 }
 

@@ -42,11 +42,13 @@ class DiffAugment:
 
     A discriminator with few images memorises them. Here it never sees one twice, and as the generator's
     images go through the same, and the gradient through it, the generator does not learn to generate what was cut.
-    Args: policy - any of color, translation, cutout, in the order in which they are applied.
+    Args: policy - any of color, translation, cutout, in the order in which they are applied.  translation_ratio - how
+          far translation shifts at most, as a fraction of the side; at least one pixel.
     Every image has its own random numbers. Images: float32 [N, C, H, W]. Raises ValueError for other names.
     """
 
     policy: tuple[str, ...]
+    translation_ratio: float = 0.125
 
     def __post_init__(self):
         unknown = [name for name in self.policy if name not in TRANSFORMS]
@@ -55,7 +57,8 @@ class DiffAugment:
 
     def __call__(self, images: Tensor, step: int) -> Tensor:
         for name in self.policy:
-            images = TRANSFORMS[name](images)
+            options = (self.translation_ratio,) if name == "translation" else ()
+            images = TRANSFORMS[name](images, *options)
         return images
 
 
@@ -87,10 +90,11 @@ def _color(images: Tensor) -> Tensor:
     return (mixing @ flat + (contrast * brightness + (1 - contrast) * mean)).reshape([n, c, h, w])
 
 
-def _translation(images: Tensor) -> Tensor:
-    """Moved by whole pixels, up to an eighth of the image in each direction; what comes into view is 0, a grey."""
+def _translation(images: Tensor, ratio: float = 0.125) -> Tensor:
+    """Moved by whole pixels, up to `ratio` of the side in each direction; what comes into view is 0, a grey."""
     n, _, h, w = images.shape
-    down, right = (paddle.randint(-(side // 8), side // 8 + 1, [n, 1, 1]) for side in (h, w))
+    most = [max(1, round(ratio * side)) for side in (h, w)]  # one pixel: the grid that D must not lean on has two
+    down, right = (paddle.randint(-pixels, pixels + 1, [n, 1, 1]) for pixels in most)
     return _Moved.apply(images, down, right)
 
 

@@ -101,8 +101,8 @@ def test_momentum_is_the_share_that_both_networks_keep(build, images):
 
 
 def test_augmentation_and_noise_are_chained_in_this_order(build):
-    model = build(diffaugment="cutout,color", instance_noise=0.1)
-    assert model.augment == Chain((DiffAugment(("cutout", "color")), InstanceNoise(0.1, 1000)))
+    model = build(diffaugment="cutout,color", translation_ratio=0.25, instance_noise=0.1)
+    assert model.augment == Chain((DiffAugment(("cutout", "color"), 0.25), InstanceNoise(0.1, 1000)))
     assert build().augment is None and build().schedule is None
 
 

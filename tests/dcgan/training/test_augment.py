@@ -103,6 +103,12 @@ def test_draws_span_the_ranges_of_the_paper_and_every_image_has_its_own(drawn, n
         assert low <= values.min() < low + 0.01 and high - 0.01 < values.max() <= high
 
 
+@pytest.mark.parametrize(("ratio", "most"), [(0.125, 4), (0.0625, 2), (0.01, 1)])
+def test_translation_shifts_by_a_share_of_the_side_and_at_least_by_one_pixel(drawn, ratio, most):
+    DiffAugment(("translation",), ratio)(paddle.zeros([500, 1, 32, 32]), 0)
+    assert [(draw.numpy().min(), draw.numpy().max()) for draw in drawn] == [(-most, most)] * 2
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_gradient_is_the_adjoint_of_the_transform(name):
     """Each is affine: <T(x) - T(0), y> = <x, gradient of <T(x), y>>. Finite differences could say no more."""
