@@ -28,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latent_dim": 64,
         "batch_size": 32,
         "epochs": 14,
-        "lr_decay": 0.4,
-        "ema": 0.998,
+        "ema": 0.99,
+        "translation_ratio": 0.125,  # with shorter shifts D wins on synthetic faces, and leaves grain
     },
 }
 
@@ -44,6 +44,9 @@ def preset(name: str) -> dict[str, Any]:
 # For a run whose length nobody chose: the training images that are shown, 4,000 iterations of a small batch.
 IMAGES_SHOWN = 128_000
 SMALL_DATA_SET, SMALL_BATCH = 20_000, 32
+# Fewer images than this are soon known by heart: shifted further, and with holes, they last longer (Zhao et al. 2020).
+FEW_IMAGES = 2_000
+STRONG_AUGMENTATION = {"diffaugment": "translation,cutout", "translation_ratio": 0.125}
 
 
 def fitted_to(image_count: int) -> dict[str, Any]:
@@ -51,11 +54,12 @@ def fitted_to(image_count: int) -> dict[str, Any]:
 
     Small data sets get more epochs and smaller batches, so that 300 images and 10,000 are learned from for equally many
     iterations; more and smaller steps make better faces of as many images (docs/quality.md). A batch is never larger
-    than the data. Raises ValueError if there are no images.
+    than the data. Few images are augmented more. Raises ValueError if there are no images.
     """
     if image_count < 1:
         raise ValueError(f"there must be at least one training image, received {image_count}")
     return {
         "epochs": max(TrainConfig.epochs, math.ceil(IMAGES_SHOWN / image_count)),
         "batch_size": min(SMALL_BATCH if image_count < SMALL_DATA_SET else TrainConfig.batch_size, image_count),
+        **(STRONG_AUGMENTATION if image_count < FEW_IMAGES else {}),
     }

@@ -50,9 +50,15 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
     [(300, 427, 32), (10_000, 13, 32), (202_599, 5, 128), (20, 6400, 20), (1, 128_000, 1)],
 )
 def test_small_data_sets_get_more_epochs_and_small_batches(image_count, epochs, batch_size):
-    fitted = fitted_to(image_count)
-    assert fitted == {"epochs": epochs, "batch_size": batch_size}
-    TrainConfig(**fitted).validate()
+    config = TrainConfig(**fitted_to(image_count)).validate()
+    assert (config.epochs, config.batch_size) == (epochs, batch_size)
+
+
+@pytest.mark.parametrize(("image_count", "is_strong"), [(1, True), (1_999, True), (2_000, False), (202_599, False)])
+def test_few_images_are_augmented_more(image_count, is_strong):
+    config = TrainConfig(**fitted_to(image_count))
+    strong = ("translation,cutout", 0.125)
+    assert ((config.diffaugment, config.translation_ratio) == strong) == is_strong
 
 
 def test_there_is_no_run_fitted_to_no_images():
