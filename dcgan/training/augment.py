@@ -123,7 +123,7 @@ def _moved_by_slices(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     for image, result, dy, dx in zip(source, moved, down.flatten().tolist(), right.flatten().tolist()):
         (to_row, from_row), (to_column, from_column) = _overlap(dy), _overlap(dx)
         result[:, to_row, to_column] = image[:, from_row, from_column]
-    return paddle.to_tensor(moved)
+    return paddle.to_tensor(moved, place=images.place)
 
 
 def _moved_by_products(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
