@@ -44,7 +44,7 @@ def preset(name: str) -> dict[str, Any]:
 # For a run whose length nobody chose: the training images that are shown, 4,000 iterations of a small batch.
 IMAGES_SHOWN = 128_000
 SMALL_DATA_SET, SMALL_BATCH = 20_000, 32
-# Fewer images than this are soon known by heart: shifted further, and with holes, they last longer (Zhao et al. 2020).
+# Fewer images than this are soon memorised by D: shifted further, and with holes, they last longer (Zhao et al. 2020).
 FEW_IMAGES = 2_000
 STRONG_AUGMENTATION = {"diffaugment": "translation,cutout", "translation_ratio": 0.125}
 

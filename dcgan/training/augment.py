@@ -15,6 +15,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 Augmentation = Callable[[Tensor, int], Tensor]
+PAPER_TRANSLATION_RATIO = 0.125  # Zhao et al. 2020
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class DiffAugment:
     """
 
     policy: tuple[str, ...]
-    translation_ratio: float = 0.125
+    translation_ratio: float = PAPER_TRANSLATION_RATIO
 
     def __post_init__(self):
         unknown = [name for name in self.policy if name not in TRANSFORMS]
@@ -90,7 +91,7 @@ def _color(images: Tensor) -> Tensor:
     return (mixing @ flat + (contrast * brightness + (1 - contrast) * mean)).reshape([n, c, h, w])
 
 
-def _translation(images: Tensor, ratio: float = 0.125) -> Tensor:
+def _translation(images: Tensor, ratio: float = PAPER_TRANSLATION_RATIO) -> Tensor:
     """Moved by whole pixels, up to `ratio` of the side in each direction; what comes into view is 0, a grey."""
     n, _, h, w = images.shape
     most = [max(1, round(ratio * side)) for side in (h, w)]  # one pixel: the grid that D must not lean on has two

@@ -50,8 +50,10 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
     [(300, 427, 32), (10_000, 13, 32), (202_599, 5, 128), (20, 6400, 20), (1, 128_000, 1)],
 )
 def test_small_data_sets_get_more_epochs_and_small_batches(image_count, epochs, batch_size):
-    config = TrainConfig(**fitted_to(image_count)).validate()
-    assert (config.epochs, config.batch_size) == (epochs, batch_size)
+    fitted = fitted_to(image_count)
+    strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if image_count < 2_000 else {}
+    assert fitted == {"epochs": epochs, "batch_size": batch_size, **strong}
+    TrainConfig(**fitted).validate()
 
 
 @pytest.mark.parametrize(("image_count", "is_strong"), [(1, True), (1_999, True), (2_000, False), (202_599, False)])
