@@ -104,16 +104,16 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
     Either is locked."""
     if found is None:
         return RunFolder.create(config.out, Path(config.data).stem).own()
-    run, reason = RunFolder(found.folder.parent.parent), "has no config.json"
+    run, reason = RunFolder(found.folder.parent.parent), f"{found.folder} is not in a run folder with a config.json"
     if run.config.is_file():
         run.own()  # before the look for newer checkpoints: whoever trains it saves them
         newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if path.name > found.folder.name]
         if not any(map(_is_whole, newer)):
             return run
         run.lock.release()
-        reason = "has newer checkpoints, which are kept"
+        reason = f"{run.path} has newer checkpoints, which are kept"
     folder = RunFolder.create(config.out, Path(config.data).stem).own()
-    log.info("%s %s: continuing in a new run folder", run.path, reason)
+    log.info("%s: continuing in a new run folder", reason)
     return folder
 
 

@@ -82,7 +82,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--score", action="store_true", help="also write the discriminator's scores: scores.json")
     what.add_argument("--verify", action="store_true", help="only check that files and images match the export")
     where = parser.add_argument_group("input and output")
-    where.add_argument("--model", type=Path, help=MODEL_HELP)
+    where.add_argument("--model", type=named_path, help=MODEL_HELP)
     where.add_argument(
         "--out", type=named_path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif"
     )

@@ -24,9 +24,8 @@ import argparse
 import contextlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
-from deploy.infer import BACKENDS, MODEL_HELP, choose_model, is_expected, sentence, whole_number
+from deploy.infer import BACKENDS, MODEL_HELP, choose_model, is_expected, named_path, sentence, whole_number
 from deploy.streams import log_to_stderr, open_standard_streams, printable
 
 EXAMPLES = """examples:
@@ -85,7 +84,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     where = parser.add_argument_group("what and where")
-    where.add_argument("--model", type=Path, help=MODEL_HELP)
+    where.add_argument("--model", type=named_path, help=MODEL_HELP)
     where.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (default: 127.0.0.1)"
     )

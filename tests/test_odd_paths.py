@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.infer import named_path
 from tools import console
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +66,7 @@ def path_arguments():
     """(tool, the flag or "" for a positional argument, its name) of every argument that takes a path."""
     for tool, module in tool_modules().items():
         for action in parser_of(module)._actions:
-            takes_text = action.type in (None, str, Path) and action.nargs != 0 and not action.choices
+            takes_text = action.type in (None, str, Path, named_path) and action.nargs != 0 and not action.choices
             if takes_text and action.dest not in TEXTS:
                 yield tool, (action.option_strings or [""])[0], action.dest
 

@@ -32,11 +32,14 @@ def run_folders(root: PathLike) -> list[Path]:
 def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
     """The checkpoint that `--resume PATH` means: that folder, or the newest whole one of that run or of the newest run.
 
-    Args: path - a checkpoint folder, a run folder, or a folder of numbered runs. Raises CheckpointError.
+    Args: path - a checkpoint folder, a folder of checkpoints, a run folder, or a folder of numbered runs.
+    Raises CheckpointError.
     """
     path = Path(path)
     if (path / checkpoint.STATE_FILE).is_file():
         return checkpoint.read_checkpoint(path)
+    if checkpoint.list_checkpoints(path):
+        return checkpoint.read_newest(path)
     if (path / "checkpoints").is_dir():
         return checkpoint.read_newest(path / "checkpoints")
     for run in reversed(run_folders(path)):

@@ -78,7 +78,7 @@ def test_a_new_run_folder_is_explained_by_what_is_the_case(config, caplog):
     told = [line for line in caplog.messages if "continuing in a new run folder" in line]
     assert told == [
         f"{run} has newer checkpoints, which are kept: continuing in a new run folder",
-        f"{run} has no config.json: continuing in a new run folder",
+        f"{run}/checkpoints/step-00000004 is not in a run folder with a config.json: continuing in a new run folder",
     ]
 
 

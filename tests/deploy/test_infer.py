@@ -216,6 +216,7 @@ def test_debug_adds_the_traceback(run, caplog):
         (["--seeds", "5-3"], "ends before it begins"),
         (["--seeds", "x"], "neither a seed"),
         (["--seeds", "4294967296"], "0 .. 4294967295"),
+        (["--model", ""], "--model: a path is expected, received an empty text"),
         (["--seeds", "1", "--n", "3"], "--seeds excludes --n"),
         (["--seeds", "1", "--seed", "3"], "--seeds excludes --n and --seed"),
         (["--n", "0"], "1 .. 4294967296"),

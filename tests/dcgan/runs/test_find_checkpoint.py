@@ -7,10 +7,11 @@ from dcgan.errors import CheckpointError
 from dcgan.runs.find_checkpoint import find_checkpoint
 
 
-def test_resume_finds_the_newest_run_a_run_or_one_checkpoint(config, work_folder):
+def test_resume_finds_the_newest_run_a_run_its_checkpoints_or_one_of_them(config, work_folder):
     older, newer = (runs.train(dataclasses.replace(config, steps=n)).folder for n in (2, 4))
     assert find_checkpoint("work/train").folder == newer / "checkpoints" / "step-00000004"
     assert find_checkpoint(older).folder == older / "checkpoints" / "step-00000002"
+    assert find_checkpoint(older / "checkpoints").folder == older / "checkpoints" / "step-00000002"
     exact = newer / "checkpoints" / "step-00000002"
     assert find_checkpoint(exact).folder == exact
     with pytest.raises(CheckpointError, match="no checkpoint found"):
