@@ -49,8 +49,8 @@ def _setting(
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run. Defaults are those of the tutorial's code, but for the averaged generator, the
-    generator's first weights, the learning rate and the augmentation, which make better faces of as many images:
-    docs/quality.md."""
+    generator's first weights, two distances in its loss, the learning rate and the augmentation, which make better
+    faces of as many images: docs/quality.md."""
 
     data: str = _setting(
         "",
@@ -97,6 +97,14 @@ class TrainConfig:
         "optimisation",
         "weight, in the generator's loss, of the distance between generated and real images of 4 x 4 and 8 x 8 pixels: "
         "colour and contrast, which BatchNorm hides from the discriminator (docs/quality.md); 0: none",
+        0.0,
+        1e6,
+    )
+    texture_weight: float = _setting(
+        10.0,
+        "optimisation",
+        "weight, in the generator's loss, of the distance between generated and real images in texture: faint grain, "
+        "which the discriminator is slow to notice (docs/quality.md); 0: none",
         0.0,
         1e6,
     )

@@ -70,6 +70,7 @@ class DCGAN(AdversarialModel):
             schedule=WarmupAndDecay(config.lr_warmup, config.lr_decay) if config.lr_warmup or config.lr_decay else None,
             precise_bn=config.precise_bn,
             energy_weight=config.energy_weight,
+            texture_weight=config.texture_weight,
             precision=self.compute.precision,
             sampling_kernels=self.compute.sampling_kernels(),
         )

@@ -23,7 +23,13 @@ from .runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 # What a run older than a setting was trained with, where today's default is something else.
-_BEFORE = {"diffaugment": "", "init": "normal", "energy_weight": 0.0, "translation_ratio": 0.125}
+_BEFORE = {
+    "diffaugment": "",
+    "init": "normal",
+    "energy_weight": 0.0,
+    "texture_weight": 0.0,
+    "translation_ratio": 0.125,
+}
 
 
 def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:

@@ -20,7 +20,7 @@ from ..networks.kernels import PADDLE_KERNELS
 from ..networks.modes import frozen
 from .augment import Augmentation
 from .ema import update_average
-from .energy_distance import energy_distance
+from .energy_distance import energy_distance, texture_distance
 from .hapi import Scalar, check_images
 from .losses import OBJECTIVES, Objective
 from .lr_schedule import Schedule
@@ -72,12 +72,14 @@ class AdversarialModel(TwoNetworkModel):
         self.scalars["score_fake"] = nn.functional.sigmoid(fake_logits.detach()).mean()
 
     def generator_step(self, real: paddle.Tensor, fake: paddle.Tensor) -> None:
-        """Teach the generator images that the discriminator takes for real, of the colours and layout of `real`; `fake`
-        [N, C, H, W] with its graph."""
+        """Teach the generator images that the discriminator takes for real, and the colours, layout and texture of
+        `real`; `fake` [N, C, H, W] with its graph."""
         with frozen(self.discriminator):
             loss = self.losses.generator(self._logits(self._augmented(fake)))
             if self.energy_weight:
                 loss = loss + self.energy_weight * energy_distance(fake, real)
+            if self.texture_weight:
+                loss = loss + self.texture_weight * texture_distance(fake, real)
             self._backward_and_step("generator", loss)
         self.scalars["loss_g"] = loss.detach()
 
@@ -164,6 +166,7 @@ class AdversarialModel(TwoNetworkModel):
         schedule: Schedule | None = None,
         precise_bn: bool = False,
         energy_weight: float = 0.0,
+        texture_weight: float = 0.0,
         sampling_kernels: Any = PADDLE_KERNELS,
     ) -> None:
         """Say how the networks learn. Without optimizers the model can only sample.
@@ -172,13 +175,14 @@ class AdversarialModel(TwoNetworkModel):
               d_steps - discriminator steps per iteration; an iteration takes d_steps batches, handed over as one.
               g_steps - generator steps per iteration.  precise_bn - whether a generator that is not averaged, too, is
               given BatchNorm statistics of its own weights before it samples or is saved; the averaged one always is.
-              energy_weight - of the energy distance in the generator's loss, see energy_distance.py.
+              energy_weight, texture_weight - of two distances in the generator's loss, see energy_distance.py.
               sampling_kernels - what computes the generator while it samples, see dcgan.networks.kernels.
         """
         metrics = [Scalar(name, self) for name in ("loss_d", "loss_g", "score_real", "score_fake")]
         super().prepare(generator_optimizer, discriminator_optimizer, metrics, precision, precise_bn, sampling_kernels)
         self.losses, self.d_steps, self.g_steps = losses, d_steps, g_steps
-        self.augment, self.schedule, self.energy_weight = augment, schedule, energy_weight
+        self.augment, self.schedule = augment, schedule
+        self.energy_weight, self.texture_weight = energy_weight, texture_weight
         self._learning_rates = {name: optimizer.get_lr() for name, optimizer in self._optimizers().items()}
 
     def fit(self, train_data: Any = None, *args: Any, **kwargs: Any) -> None:

@@ -31,7 +31,7 @@ def test_preset_is_a_copy_and_unknown_ones_are_listed():
 
 def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
     config = TrainConfig.from_mapping(preset("tutorial"))
-    assert (config.init, config.energy_weight) == ("normal", 0.0)
+    assert (config.init, config.energy_weight, config.texture_weight) == ("normal", 0.0, 0.0)
     assert (config.flip, config.loss, config.lr, config.lr_d, config.beta1, config.beta2) == (
         *(False, "bce", 2e-4, 0.0),
         *(0.5, 0.999),
@@ -47,12 +47,13 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
 
 @pytest.mark.parametrize(
     ("image_count", "epochs", "batch_size"),
-    [(300, 427, 32), (10_000, 13, 32), (202_599, 5, 128), (20, 6400, 20), (1, 128_000, 1)],
+    [(300, 427, 16), (10_000, 13, 16), (202_599, 5, 128), (20, 6400, 16), (1, 128_000, 1)],
 )
-def test_small_data_sets_get_more_epochs_and_small_batches(image_count, epochs, batch_size):
+def test_small_data_sets_get_more_epochs_and_smaller_steps(image_count, epochs, batch_size):
     fitted = fitted_to(image_count)
+    small = {"lr": 3.5e-4, "ema": 0.9995} if image_count < 20_000 else {}
     strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if image_count < 2_000 else {}
-    assert fitted == {"epochs": epochs, "batch_size": batch_size, **strong}
+    assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong}
     TrainConfig(**fitted).validate()
 
 

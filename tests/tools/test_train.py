@@ -124,10 +124,10 @@ def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_
         )
         return json.loads(answer.stdout)["config"]
 
-    assert (config()["epochs"], config()["batch_size"]) == (5334, 24)
+    assert (config()["epochs"], config()["batch_size"]) == (5334, 16)
     said = config("--epochs", "3", "--batch-size", "8")
     assert (said["epochs"], said["batch_size"]) == (3, 8)
-    assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 14
+    assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 12
 
 
 def test_the_tutorial_preset_is_the_tutorials_text(run_here, tmp_path):

@@ -85,6 +85,7 @@ def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: i
         ema=0.0,
         diffaugment="",
         energy_weight=0.0,
+        texture_weight=0.0,
         device="cpu",
         **settings,
     )

@@ -1,4 +1,4 @@
-"""The energy distance of the generator's loss against its formula in float64, and what it is there for."""
+"""The two distances of the generator's loss against their formulas in float64, and what they are there for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from dcgan.training.energy_distance import energy_distance
+from dcgan.training.energy_distance import energy_distance, texture_distance
 
 
 @pytest.fixture
@@ -15,38 +15,64 @@ def batches():
     return random.uniform(-1, 1, [5, 3, 16, 16]), random.uniform(-1, 0.5, [4, 3, 16, 16])
 
 
-def by_formula(x, y):
-    """Pair by pair, of means over blocks of pixels."""
+def energy(a, b):
+    """Pair by pair."""
 
     def mean_distance(a, b, is_same):
         pairs = [(i, j) for i in range(len(a)) for j in range(len(b)) if not (is_same and i == j)]
         return np.mean([np.sqrt(((a[i] - b[j]) ** 2).mean()) for i, j in pairs])
 
-    found = []
-    for side in (4, 8):
-        block = 16 // side
-        a, b = (z.reshape(len(z), 3, side, block, side, block).mean((3, 5)) for z in (x, y))
-        found.append(2 * mean_distance(a, b, False) - mean_distance(a, a, True) - mean_distance(b, b, True))
-    return np.mean(found)
+    return 2 * mean_distance(a, b, False) - mean_distance(a, a, True) - mean_distance(b, b, True)
 
 
-def of(x, y):
-    return energy_distance(paddle.to_tensor(x.astype(np.float32)), paddle.to_tensor(y.astype(np.float32)))
+def block_means(x, block):
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // block, block, w // block, block).mean((3, 5))
 
 
-def test_it_is_the_formula(batches):
-    assert of(*batches).item() == pytest.approx(by_formula(*batches), abs=2e-4)
+def log_roughness(images):
+    """Pixel by pixel."""
+    n, c, h, w = images.shape
+    roughness = np.empty([n, c, h, w])
+    for i in range(h):
+        for j in range(w):
+            around = images[:, :, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2].mean((2, 3))
+            roughness[:, :, i, j] = abs(images[:, :, i, j] - around)
+    return np.log(block_means(roughness.mean(1, keepdims=True), 4) + 1 / 255)
 
 
-def test_it_has_a_gradient_at_images_that_are_equal():
+def of(distance, x, y):
+    return distance(paddle.to_tensor(x.astype(np.float32)), paddle.to_tensor(y.astype(np.float32))).item()
+
+
+def test_the_energy_distance_is_its_formula(batches):
+    expected = np.mean([energy(*(block_means(x, 16 // side) for x in batches)) for side in (4, 8)])
+    assert of(energy_distance, *batches) == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_distance_in_texture_is_its_formula(batches):
+    expected = energy(*(log_roughness(x) for x in batches))
+    assert of(texture_distance, *batches) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("distance", [energy_distance, texture_distance])
+def test_there_is_a_gradient_at_images_that_are_equal(distance):
     one = paddle.zeros([3, 3, 16, 16])
     one.stop_gradient = False
-    energy_distance(one, paddle.zeros([3, 3, 16, 16])).backward()
+    distance(one, paddle.zeros([3, 3, 16, 16])).backward()
     assert np.isfinite(one.grad.numpy()).all()
 
 
+def test_grain_of_a_level_on_plain_images_weighs_more_than_another_colour_of_them():
+    random = np.random.default_rng(2)
+    plain = random.uniform(-0.9, 0.9, [32, 3, 1, 1]).repeat(16, 2).repeat(16, 3)
+    grain = plain[:16] + random.uniform(-1, 1, [16, 3, 16, 16]) / 127.5
+    assert abs(of(texture_distance, plain[:16] / 2, plain[16:])) < 1e-3
+    assert of(texture_distance, grain, plain[16:]) > 0.3
+
+
 @pytest.mark.parametrize(("contrast", "is_too_strong"), [(1.5, True), (0.5, False)])
-def test_its_slope_leads_to_the_contrast_of_the_real_images(contrast, is_too_strong):
+def test_the_slope_of_the_energy_distance_leads_to_the_contrast_of_the_real_images(contrast, is_too_strong):
     random = np.random.default_rng(1)
     layouts = random.uniform(-0.6, 0.6, [128, 3, 4, 4]).repeat(4, 2).repeat(4, 3)
     fake = paddle.to_tensor((contrast * layouts[:64]).astype(np.float32), stop_gradient=False)
