@@ -151,13 +151,14 @@ def test_a_run_older_than_todays_recipe_goes_on_with_its_own(config, work_folder
 
     saved = read_checkpoint(runs.train(dataclasses.replace(config, steps=2)).folder / "checkpoints" / "step-00000002")
     state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
-    for name in ("diffaugment", "translation_ratio", "init", "energy_weight"):
+    for name in ("diffaugment", "translation_ratio", "init", "energy_weight", "texture_weight"):
         del state["extra"]["config"][name]
     state["extra"]["config"]["amp"] = "auto"
     assert state["extra"]["compute"]["amp"] == "O0"
     write_checkpoint(work_folder / "old" / "step-00000002", saved.groups, state)
     old = saved_config(find_checkpoint(work_folder / "old" / "step-00000002"))
-    assert (old.diffaugment, old.init, old.energy_weight, old.amp) == ("", "normal", 0.0, "O0")
+    assert (old.diffaugment, old.init, old.amp) == ("", "normal", "O0")
+    assert (old.energy_weight, old.texture_weight) == (0.0, 0.0)
     assert old.translation_ratio == 0.125
 
 
