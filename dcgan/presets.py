@@ -7,6 +7,10 @@ from typing import Any
 
 from .config import TrainConfig
 
+# More and smaller steps make better faces of as many images (docs/quality.md). The learning rate and the length of the
+# average belong to that batch.
+SMALL_STEPS: dict[str, Any] = {"batch_size": 16, "lr": 3.5e-4, "ema": 0.9995}
+
 # What --preset sets; explicit flags win.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -23,13 +27,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "normal",
         "diffaugment": "",
     },
-    # Sized for five to ten minutes on two CPU cores with synthetic faces. Looks at itself half as often: its iterations
-    # are short.
+    # Sized for five to ten minutes on two CPU cores with synthetic faces: so short a run needs a shorter average, and
+    # its iterations are short, so grids and evaluations come after more of them.
     "quick": {
+        **SMALL_STEPS,
         "base_channels": 32,
         "latent_dim": 64,
-        "batch_size": 16,
-        "lr": 3.5e-4,
         "epochs": 12,
         "ema": 0.995,
         "sample_every": 200,
@@ -47,10 +50,7 @@ def preset(name: str) -> dict[str, Any]:
 
 # For a run whose length nobody chose: the training images that are shown, 8,000 iterations of a small batch.
 IMAGES_SHOWN = 128_000
-# More and smaller steps make better faces of as many images (docs/quality.md); a large data set has steps enough. The
-# learning rate and the length of the average belong to that batch.
-SMALL_DATA_SET = 20_000
-SMALL_STEPS = {"batch_size": 16, "lr": 3.5e-4, "ema": 0.9995}
+SMALL_DATA_SET = 20_000  # images; a larger one has steps enough
 # Fewer images than this are soon memorised by D: shifted further, and with holes, they last longer (Zhao et al. 2020).
 FEW_IMAGES = 2_000
 STRONG_AUGMENTATION = {"diffaugment": "translation,cutout", "translation_ratio": 0.125}

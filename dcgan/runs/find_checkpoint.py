@@ -38,10 +38,10 @@ def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
     path = Path(path)
     if (path / checkpoint.STATE_FILE).is_file():
         return checkpoint.read_checkpoint(path)
-    if checkpoint.list_checkpoints(path):
-        return checkpoint.read_newest(path)
     if (path / "checkpoints").is_dir():
         return checkpoint.read_newest(path / "checkpoints")
+    if checkpoint.list_checkpoints(path):
+        return checkpoint.read_newest(path)
     for run in reversed(run_folders(path)):
         if checkpoint.list_checkpoints(run / "checkpoints"):
             return checkpoint.read_newest(run / "checkpoints")
