@@ -114,10 +114,10 @@ def test_nan_that_paddle_finds_itself_is_one_line_that_names_its_operator(config
     def poisoned(self, *images):
         original(self, *images)
         if self.global_step == 5:
+            paddle.set_flags({"FLAGS_check_nan_inf": True})  # now and not before: each operator takes longer with it
             paddle.zeros([1]) / paddle.zeros([1])
 
     monkeypatch.setattr(AdversarialModel, "generator_step", poisoned)
-    paddle.set_flags({"FLAGS_check_nan_inf": True})
     try:
         with pytest.raises(TrainingError, match=r"NAN or INF .*op=divide.*last good.*step-00000004"):
             runs.train(config)

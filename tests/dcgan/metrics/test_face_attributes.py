@@ -24,7 +24,7 @@ def test_labels_are_what_the_faces_were_drawn_with():
 
 
 def test_a_short_training_beats_the_most_frequent_answer():
-    classifier = train_classifier(count=400, steps=80, batch_size=32)
+    classifier = train_classifier(count=300, steps=80, batch_size=16)
     images, labels = labelled_faces(200, first=10_000)
     found = classifier.predict(images)
     for name in ("glasses", "hair_style"):
