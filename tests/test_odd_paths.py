@@ -7,6 +7,7 @@ text must be listed below or count as a path.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import os
 import shutil
@@ -133,8 +134,11 @@ def call(module, arguments) -> int:
 
 @pytest.fixture
 def quiet(monkeypatch):
-    """No handlers of a tool remain, and no server is started: an odd path must have ended the tool before."""
+    """No handlers of a tool remain, and no page is served: an odd path must have ended the tool before."""
     monkeypatch.setattr("socketserver.BaseServer.serve_forever", lambda *_, **__: None)
+    # serve.py loads its model while uvicorn runs, which looks ten times a second whether to stop.
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(min(seconds, 0.001)))
 
 
 def test_every_tool_is_found_and_has_paths():
