@@ -74,17 +74,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--seed", type=whole_number(0), metavar="S", help="the first seed (default: 0)")
     what.add_argument("--seeds", type=_seeds, metavar="LIST", help="a list of seeds: 0,7,100-199")
     what.add_argument(
-        "--interpolate", type=_seeds, metavar="LIST", help="a film from face to face and back to the first"
+        "--interpolate", type=_seeds, metavar="LIST", help="a video that morphs from face to face and back to the first"
     )
-    what.add_argument("--frames", type=whole_number(2), help="frames of the film (default: 60)")
+    what.add_argument("--frames", type=whole_number(2), help="frames of the video (default: 60)")
     what.add_argument("--fps", type=whole_number(1, 50), help="frames per second, at most 50 (default: 25)")
-    what.add_argument("--scale", type=whole_number(1, 16), help="enlarge the film, not the images (default: 4)")
+    what.add_argument("--scale", type=whole_number(1, 16), help="enlarge the video, not the images (default: 4)")
     what.add_argument("--score", action="store_true", help="also write the discriminator's scores: scores.json")
     what.add_argument("--verify", action="store_true", help="only check that files and images match the export")
     where = parser.add_argument_group("input and output")
     where.add_argument("--model", type=named_path, help=MODEL_HELP)
     where.add_argument(
-        "--out", type=named_path, help="folder (default: work/generate) or film (.../walk.mp4), .mp4 or .gif"
+        "--out", type=named_path, help="folder (default: work/generate) or video (.../walk.mp4), .mp4 or .gif"
     )
     where.add_argument("--format", choices=("png", "jpg", "npz"), default="png", help="npz: one file (default: png)")
     where.add_argument(
@@ -118,7 +118,7 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)
         elif arguments.interpolate is None:
-            parser.error(f"--{name} is for a film: it needs --interpolate")
+            parser.error(f"--{name} is for a video: it needs --interpolate")
     if arguments.seeds is not None and (arguments.n is not None or arguments.seed is not None):
         parser.error("--seeds excludes --n and --seed")
     if arguments.interpolate is not None:

@@ -1,4 +1,4 @@
-"""A walk from face to face: latents on the arcs between those of some seeds, as a film."""
+"""A walk from face to face: latents on the arcs between those of some seeds, as a video."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 def walk_latents(seeds: list[int], frames: int, latent_dim: int) -> np.ndarray:
     """A closed loop through the seeds in their order: float32 [frames, latent_dim], evenly spaced from the first seed.
 
-    The last frame is one step before the first, so that a film that repeats does not stumble. Seeds fall on frames
+    The last frame is one step before the first, so that a video that repeats does not stumble. Seeds fall on frames
     exactly when `frames` is a multiple of their number.
     """
     stations = latents(seeds, latent_dim)
@@ -95,10 +95,10 @@ def check_gif(frames: int) -> None:
 
 def encode_gif(frames_bgr: Iterable[np.ndarray], fps: float) -> bytes:
     """The content of a .gif that repeats, of frames uint8 [H, W, BGR]. Raises ModelError where OpenCV cannot."""
-    film = cv2.Animation()
-    film.frames = list(frames_bgr)
-    film.durations = [round(1000 / fps)] * len(film.frames)
-    done, content = cv2.imencodeanimation(".gif", film, [cv2.IMWRITE_GIF_DITHER, 3])  # without it, 256 fixed colours
+    animation = cv2.Animation()
+    animation.frames = list(frames_bgr)
+    animation.durations = [round(1000 / fps)] * len(animation.frames)
+    done, content = cv2.imencodeanimation(".gif", animation, [cv2.IMWRITE_GIF_DITHER, 3])  # else 256 fixed colours
     if not done:
         raise ModelError("OpenCV could not encode the .gif. Name an .mp4 file with --out.")
     comment = b"!\xfe" + bytes([len(MARK)]) + MARK.encode() + b"\0"  # GIF89a, sec. 24; the last byte ends the file
@@ -111,19 +111,19 @@ def enlarge(image_uint8: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _write_gif(path: Path, images, frames: int, fps: float, size: int) -> None:
-    film = encode_gif(images, fps)
+    content = encode_gif(images, fps)
     with atomic_write(path) as stream:
-        stream.write(film)
+        stream.write(content)
 
 
 def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: what went wrong is said below, in one line
     with private_folder(path) as folder:
-        aside = folder / "film.mp4"  # OpenCV looks at the suffix
-        film = _open_film(path, aside, fps, size)
+        aside = folder / "video.mp4"  # OpenCV looks at the suffix
+        video = _open_video(path, aside, fps, size)
         for image in images:
-            film.write(image)
-        film.release()
+            video.write(image)
+        video.release()
         if _frame_count(aside) != frames:  # VideoWriter reports nothing, a full disk included
             raise OSError(f"{path} could not be written whole. Is the disk full?")
         with open(aside, "rb") as source, atomic_write(path) as stream:
@@ -132,24 +132,24 @@ def _write_mp4(path: Path, images, frames: int, fps: float, size: int) -> None:
             stream.write(struct.pack(">I", 8 + len(MARK)) + b"free" + MARK.encode())
 
 
-def _open_film(path: Path, aside: Path, fps: float, size: int) -> cv2.VideoWriter:
-    """A film at `aside`, in the first of CODECS that this OpenCV has; `path` is what messages call it."""
+def _open_video(path: Path, aside: Path, fps: float, size: int) -> cv2.VideoWriter:
+    """A video at `aside`, in the first of CODECS that this OpenCV has; `path` is what messages call it."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         for codec in CODECS:
-            film = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*codec), fps, (size, size))
-            if film.isOpened():
+            video = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*codec), fps, (size, size))
+            if video.isOpened():
                 if codec == "mp4v":
                     log.warning("Browsers do not play %s: this OpenCV writes no VP9. A .gif plays everywhere.", path)
-                return film
+                return video
     finally:
         cv2.utils.logging.setLogLevel(level)
     raise ModelError(f"OpenCV cannot write {path}. Is the folder writable? If so, name a .gif file with --out.")
 
 
 def _frame_count(path: Path) -> int:
-    film = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(str(path))
     try:
-        return int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+        return int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     finally:
-        film.release()
+        video.release()

@@ -271,8 +271,8 @@ def write_curves(path: Path, records: Sequence[dict]) -> None:
 LABELS = {
     "images": ("training images", "训练图片数"),
     "settings": ("settings that are not the defaults", "与默认值不同的设置"),
-    "generator": ("numbers that G learns", "G 的参数量"),
-    "discriminator": ("numbers that D learns", "D 的参数量"),
+    "generator": ("parameters of G", "G 的参数量"),
+    "discriminator": ("parameters of D", "D 的参数量"),
     "iterations": ("iterations", "迭代次数"),
     "minutes": ("minutes on two CPU cores", "两核 CPU 用时（分钟）"),
     "rate": ("images per second, median", "每秒图片数（中位数）"),

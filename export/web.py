@@ -1,7 +1,7 @@
 """The playground: a folder of files with which a browser generates faces of the exported model, offline.
 
 The page itself is deploy/web (HTML, CSS and JavaScript as they are, and onnxruntime-web packed); here they are
-unpacked, checked, joined with a model and, if wanted, folded into one HTML file that opens by double click.
+unpacked, checked, joined with a model and, if wanted, folded into one HTML file that opens with a double-click.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def test_the_library_example_runs(work_folder, capsys):
     small = code.replace('data="cartoon"', 'data="cartoon:40"').replace("base_channels=32", "base_channels=4")
     assert small != code
     names: dict = {}
-    small = small.replace("batch_size=32", "batch_size=20").replace("range(1000)", "range(30)")
+    small = small.replace("batch_size=16", "batch_size=20").replace("range(1000)", "range(30)")
     exec(compile(small, "docs/library.md", "exec"), names)
     assert names["images"].shape == (30, 3, 64, 64) and np.abs(names["images"]).max() <= 1
     assert names["report"]["figures"]["swd"] > 0

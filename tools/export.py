@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   python tools/export.py --format onnx
   # both formats, generator and discriminator, from a given run
   python tools/export.py --format all --network both --checkpoint work/train/00000-cartoon
-  # a page for the browser -> work/web, also as one file that opens by double click
+  # a page for the browser -> work/web, also as one file that opens with a double-click
   python tools/export.py --format web --single-file
   # torch-fidelity's form of a generator: z -> uint8 images
   python tools/export.py --format onnx --uint8
@@ -145,7 +145,7 @@ def report(manifest: dict, out: pathlib.Path, seconds: float) -> str:
             f"next: python -m http.server --directory {shlex.quote(str(out))}, then open http://localhost:8000"
         )
         if "playground.html" in manifest["files"]:
-            lines.append(f"or open {out / 'playground.html'} by double click")
+            lines.append(f"or open {out / 'playground.html'} with a double-click")
     elif kinds:
         lines.append(f"next: {command('infer')} --n 100{backend}{place}")
     return "\n".join(lines)

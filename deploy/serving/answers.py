@@ -1,4 +1,4 @@
-"""What a request's images become: files of one image, grids, films, archives, JSON. Each runs in a thread."""
+"""What a request's images become: files of one image, grids, videos, archives, JSON. Each runs in a thread."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def grid(job: Job) -> bytes:
 
 
 def gif(fps: int, scale: int) -> Callable[[Job], bytes]:
-    """A film that repeats, one frame an image."""
+    """A video that repeats, one frame an image."""
 
     def finish(job: Job) -> bytes:
         return walk.encode_gif((walk.enlarge(image, scale) for image in job.images), fps)

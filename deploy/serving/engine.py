@@ -2,7 +2,7 @@
 
 The event loop submits jobs and gets bytes. One thread owns the runtime and runs batches of at most `max_batch` images;
 a few threads encode what it made (OpenCV releases the interpreter lock), and one more does the long work: archives,
-grids and films, so that nobody's single image waits behind them.
+grids and videos, so that nobody's single image waits behind them.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def schema(max_images: int) -> dict[str, Any]:
         "A grid of the images of some seeds", [seeds, _MODEL], ["image/png"], 200, 304, 404, 422, 429, 503
     )
     walk = _operation(
-        "A film from face to face and back to the first",
+        "A video from face to face and back to the first",
         [seeds, frames, fps, scale, _MODEL],
         ["image/gif"],
         *(200, 304, 404, 422, 429, 503),

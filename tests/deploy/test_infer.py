@@ -232,8 +232,8 @@ def test_debug_adds_the_traceback(run, caplog):
         (["--interpolate", "3,4", "--score"], "exclude each other"),
         (["--interpolate", "3,4", "--n", "9"], "--interpolate and --n exclude each other"),
         (["--verify", "--seeds", "9"], "--verify and --seeds exclude each other"),
-        (["--frames", "60"], "--frames is for a film: it needs --interpolate"),
-        (["--fps", "9", "--verify"], "--fps is for a film: it needs --interpolate"),
+        (["--frames", "60"], "--frames is for a video: it needs --interpolate"),
+        (["--fps", "9", "--verify"], "--fps is for a video: it needs --interpolate"),
         (["--unknown"], "unrecognized"),
     ],
 )

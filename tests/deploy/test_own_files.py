@@ -110,7 +110,7 @@ FILM = ("--interpolate", "3,14", "--frames", 4, "--scale", 1, "--out")
 
 
 @pytest.mark.parametrize("name", ["holiday.mp4", "holiday.gif"])
-def test_a_film_of_the_users_is_refused_and_one_of_ours_is_replaced_and_plays(run, name):
+def test_a_video_of_the_users_is_refused_and_one_of_ours_is_replaced_and_plays(run, name):
     Path(name).write_bytes(b"\0\0\0\x18ftypmp42" * 99)
     code, err = run(*FILM, name)
     assert code == 1 and err.count("\n") == 1 and name in err and TOLD in err
@@ -118,9 +118,9 @@ def test_a_film_of_the_users_is_refused_and_one_of_ours_is_replaced_and_plays(ru
     Path(name).unlink()
     for _ in range(2):
         assert run(*FILM, name) == (0, "")
-    film = cv2.VideoCapture(name)
-    assert [film.read()[0] for _ in range(5)] == [True] * 4 + [False]
-    film.release()
+    video = cv2.VideoCapture(name)
+    assert [video.read()[0] for _ in range(5)] == [True] * 4 + [False]
+    video.release()
     assert os.listdir() == [name]
 
 
@@ -144,7 +144,7 @@ def test_the_folder_of_the_encoder_is_private_and_unguessable(export, tmp_path, 
     assert {path.parent.parent for path, _ in seen} == {here} and os.listdir(here) == []
 
 
-def test_a_film_that_cannot_be_written_is_called_by_its_own_name(run):
+def test_a_video_that_cannot_be_written_is_called_by_its_own_name(run):
     Path("d.mp4").mkdir()
     code, err = run(*FILM, "d.mp4")
     assert code == 1 and "d.mp4" in err and ".part" not in err

@@ -49,24 +49,24 @@ def test_frames_that_do_not_divide_are_even_all_the_same():
     assert np.allclose(z[1], slerp(a, b, 0.3), atol=1e-6)
 
 
-def read_film(path) -> list[np.ndarray]:
-    film, frames = cv2.VideoCapture(str(path)), []
+def read_video(path) -> list[np.ndarray]:
+    video, frames = cv2.VideoCapture(str(path)), []
     while True:
-        found, frame = film.read()
+        found, frame = video.read()
         if not found:
             return frames
         frames.append(frame[..., ::-1])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_the_film_shows_the_faces_enlarged(export, make_generator, tmp_path, suffix):
+def test_the_video_shows_the_faces_enlarged(export, make_generator, tmp_path, suffix):
     weights = np.repeat(export.weights.mean((2, 3), keepdims=True) * 20, 16, axis=2).repeat(16, axis=3)  # plain colours
     export.weights = weights.astype(np.float32)
     export.replace_generator(make_generator(export.weights))
-    path = tmp_path / "films" / f"walk{suffix}"
+    path = tmp_path / "videos" / f"walk{suffix}"
     generator = load_generator(export.folder, device="cpu")
     write_walk(generator, [3, 14], path, frames=12, fps=20, scale=4, batch_size=5)
-    frames = read_film(path)
+    frames = read_video(path)
     assert len(frames) == 12 and frames[0].shape == (64, 64, 3)
     z = walk_latents([3, 14], 12, 8).astype(np.float64)
     expected = (np.tanh(np.einsum("ni,ichw->nchw", z, export.weights.astype(np.float64))) + 1) * 127.5
@@ -77,17 +77,17 @@ def test_the_film_shows_the_faces_enlarged(export, make_generator, tmp_path, suf
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLAY = """address => new Promise(done => {
-    const film = document.createElement("video");
-    film.muted = true;
-    film.onerror = () => done(film.error.message);
-    film.onended = () => done([film.videoWidth, film.videoHeight, film.duration]);
-    film.src = address;
-    film.play().catch(error => done(String(error)));
+    const video = document.createElement("video");
+    video.muted = true;
+    video.onerror = () => done(video.error.message);
+    video.onended = () => done([video.videoWidth, video.videoHeight, video.duration]);
+    video.src = address;
+    video.play().catch(error => done(String(error)));
 })"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: no film can be played")
-def test_a_browser_plays_the_film_to_its_end(export, tmp_path):
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: no video can be played")
+def test_a_browser_plays_the_video_to_its_end(export, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     path = tmp_path / "walk.mp4"
     write_walk(load_generator(export.folder), [3, 14], path, frames=12, fps=24, scale=4, batch_size=5)
@@ -98,18 +98,18 @@ def test_a_browser_plays_the_film_to_its_end(export, tmp_path):
         browser.close()
 
 
-def test_a_film_that_no_browser_plays_is_said_to_be_one(export, tmp_path, monkeypatch, caplog, capfd):
+def test_a_video_that_no_browser_plays_is_said_to_be_one(export, tmp_path, monkeypatch, caplog, capfd):
     path = tmp_path / "walk.mp4"
     monkeypatch.setattr(walk, "CODECS", ("av01", "mp4v"))  # as where the first is missing
     write_walk(load_generator(export.folder), [3, 14], path, frames=4, fps=20, scale=4, batch_size=5)
-    assert len(read_film(path)) == 4
+    assert len(read_video(path)) == 4
     assert [(r.levelno, r.message) for r in caplog.records] == [
         (logging.WARNING, f"Browsers do not play {path}: this OpenCV writes no VP9. A .gif plays everywhere.")
     ]
     assert "VideoWriter" not in capfd.readouterr().err  # nothing of OpenCV's own about a codec that it has not
 
 
-def test_a_film_that_could_not_be_written_leaves_the_old_one(export, tmp_path, monkeypatch):
+def test_a_video_that_could_not_be_written_leaves_the_old_one(export, tmp_path, monkeypatch):
     path = tmp_path / "walk.mp4"
     path.write_bytes(b"old, " + MARK.encode())
     monkeypatch.setattr(walk, "_frame_count", lambda path: 3)

@@ -122,7 +122,7 @@ def test_a_page_for_the_browser_is_a_folder_of_its_own(run_here, folder):
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.splitlines()[-2:] == [
         "next: python -m http.server --directory work/web, then open http://localhost:8000",
-        "or open work/web/playground.html by double click",
+        "or open work/web/playground.html with a double-click",
     ]
     names = {path.name for path in (folder / "work" / "web").iterdir()}
     assert {"index.html", "playground.html", "generator.onnx", "manifest.json"} <= names
