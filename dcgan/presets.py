@@ -56,19 +56,24 @@ FEW_IMAGES = 2_000
 STRONG_AUGMENTATION = {"diffaugment": "translation,cutout", "translation_ratio": 0.125}
 
 
-def fitted_to(image_count: int) -> dict[str, Any]:
+def fitted_to(image_count: int, batches: int = 1) -> dict[str, Any]:
     """Settings that follow from the number of training images, for a run whose user did not choose them.
 
     Small data sets get more epochs and smaller steps, so that 300 images and 10,000 are learned from for equally many
-    iterations. A batch is never larger than the data. Few images are augmented more. Raises ValueError if there are no
-    images.
+    iterations. An iteration takes at most half of the data: some files may turn out to be no images. Few images are
+    augmented more.
+    Args: image_count - files that seem to be images.  batches - that an iteration takes: discriminator steps times
+          processes.
+    Raises ValueError if there are no images.
     """
     if image_count < 1:
         raise ValueError(f"there must be at least one training image, received {image_count}")
     steps = SMALL_STEPS if image_count < SMALL_DATA_SET else {"batch_size": TrainConfig.batch_size}
+    batch_size = min(steps["batch_size"], max(image_count // (2 * batches), min(2, image_count // batches), 1))
     return {
         **steps,
         "epochs": max(TrainConfig.epochs, math.ceil(IMAGES_SHOWN / image_count)),
-        "batch_size": min(steps["batch_size"], image_count),
+        "batch_size": batch_size,
         **(STRONG_AUGMENTATION if image_count < FEW_IMAGES else {}),
+        **({"energy_weight": 0.0, "texture_weight": 0.0} if batch_size < 2 else {}),
     }

@@ -64,13 +64,17 @@ def restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, dat
     processes = extra.get("processes", 1)
     if type(processes) is not int or not 1 <= processes <= 10**6:
         raise CheckpointError(f"{found.folder} has an invalid number of processes: {processes!r:.100}")
-    problems = differences(saved, config)
+    problems = differences(saved, dataclasses.replace(config, data=saved.data))  # a name: below, the images decide
     if processes != model.process_group.size:  # then the same batch in all may be another in each
         problems = [problem for problem in problems if not problem.startswith("batch_size: ")]
-    for name in ("sample_std", "rollbacks", *QualityCallback.FIGURES):
+    if type(extra.get("rollbacks", 0)) is not int:
+        raise CheckpointError(
+            f"{found.folder} has an invalid rollbacks: expected a number, got {extra['rollbacks']!r:.99}"
+        )
+    for name in ("sample_std", *QualityCallback.FIGURES):
         if type(extra.get(name)) not in (int, float, type(None)):
             raise CheckpointError(f"{found.folder} has an invalid {name}: expected a number, got {extra[name]!r:.99}")
-    if extra.get("data") != data.identity and saved.data == config.data:
+    if extra.get("data") != data.identity:
         problems.append(
             f"data: the images of {config.data} are not those that it was trained on (files were added, changed or "
             "removed; or they are CMYK or of 16 bits, which versions before 2 of the packed format decoded otherwise)"
@@ -113,7 +117,8 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
     run, reason = RunFolder(found.folder.parent.parent), f"{found.folder} is not in a run folder with a config.json"
     if run.config.is_file():
         run.own()  # before the look for newer checkpoints: whoever trains it saves them
-        newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if path.name > found.folder.name]
+        step = found.state["global_step"]
+        newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if checkpoint.step_of(path) > step]
         if not any(map(_is_whole, newer)):
             return run
         run.lock.release()
@@ -133,13 +138,18 @@ def shared_folder(config: TrainConfig, found: checkpoint.Checkpoint | None, proc
 def set_aside_damaged(folder: RunFolder, step: int) -> None:
     """Rename what is left of checkpoints after `step`: none of them is whole, and new ones will need their names."""
     for path in checkpoint.list_checkpoints(folder.checkpoints):
-        if path.name > checkpoint.folder_name(step):
-            number, aside = 1, path.with_name(f"damaged-{path.name}")
-            while os.path.lexists(aside):  # of an earlier resume
-                number += 1
-                aside = path.with_name(f"damaged-{path.name}-{number}")
-            log.warning("Setting aside the damaged checkpoint %s as %s", path, aside.name)
-            path.rename(aside)
+        if checkpoint.step_of(path) > step:
+            set_aside(path, "damaged")
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Rename a checkpoint folder whose name a new one will need, to `why`-step-00000100, and say so."""
+    number, aside = 1, path.with_name(f"{why}-{path.name}")
+    while os.path.lexists(aside):  # of an earlier time
+        number += 1
+        aside = path.with_name(f"{why}-{path.name}-{number}")
+    log.warning("Setting aside the %s checkpoint %s as %s", why, path, aside.name)
+    path.rename(aside)
 
 
 def _is_whole(folder: Path) -> bool:

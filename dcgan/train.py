@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import logging
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,7 @@ from .errors import CollapseError, TrainingError
 from .images import grid, write_png
 from .metrics.names import with_current_names
 from .model import DCGAN
-from .resume import restore, set_aside_damaged, shared_folder
+from .resume import restore, set_aside, set_aside_damaged, shared_folder
 from .runs.folder import RunFolder
 from .runs.report import REPORT_FILE
 
@@ -106,14 +107,12 @@ def train(
     _warn_of_other_rounding(state.get("compute"), compute)
     model.sync_from_rank_zero()
     model.last_step = last_step = final_step(config, len(loader), model)
+    if model.global_step >= last_step:  # of a resumed run
+        done = model.global_step
+        log.info("Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step)
+        return Result(Path(process_group.broadcast(resume and str(resume.folder.parent.parent))), done, None)
     folder = shared_folder(config, resume, process_group)
     try:
-        if model.global_step >= last_step:
-            done = model.global_step
-            log.info(
-                "Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step
-            )
-            return Result(folder.path, model.global_step, None)
         if process_group.is_rank_zero:
             set_aside_damaged(folder, model.global_step)
             _write_records(folder, config, data, argv)
@@ -176,9 +175,11 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
     """
     model, loader, folder, config, *_ = session
     process_group = model.process_group
+    stopper = SignalStop(process_group)
     while True:
         try:
-            return _fit(session, state)
+            _fit(session, state, stopper)
+            return stopper
         except CollapseError as error:
             healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
             healthy = process_group.broadcast(healthy and str(healthy))
@@ -189,6 +190,9 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
             state = process_group.broadcast(_go_back(model, Path(healthy)) if process_group.is_rank_zero else None)
             state["rollbacks"] = rollbacks
             model.sync_from_rank_zero()
+            stopper.agree()
+            if stopper.received:  # in the iteration that collapsed
+                return stopper
             model.seed = loader.seed = key(config.seed, rollbacks)
         except TrainingError as error:
             raise TrainingError(f"{error} {_last_good(folder)}") from None
@@ -204,14 +208,18 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
 
 
 def _go_back(model: DCGAN, healthy: Path) -> dict[str, Any]:
-    """Delete the checkpoints after `healthy`, load that, and return what it says beyond the model."""
+    """Delete the checkpoints after `healthy`, or rename those that hold other files too; load `healthy`, and return
+    what it says beyond the model."""
     for path in checkpoint.list_checkpoints(healthy.parent):
-        if path.name > healthy.name and checkpoint.holds_nothing_else(path):
-            checkpoint.remove_checkpoint(path)
+        if checkpoint.step_of(path) > checkpoint.step_of(healthy):
+            if checkpoint.holds_nothing_else(path):
+                checkpoint.remove_checkpoint(path)
+            else:
+                set_aside(path, "collapsed")
     return with_current_names(model.load(healthy))
 
 
-def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
+def _fit(session: _Session, state: dict[str, Any], stopper: SignalStop) -> None:
     """Train with everything that watches it. The order of the callbacks matters: measure, record, plot, save."""
     model, loader, folder, config, data, last_step, first_sample, on_first_grid = session
     process_group = model.process_group
@@ -237,13 +245,16 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
             **{name: measure() for name, measure in measures.items()},
         }
 
-    stopper = SignalStop(process_group)
     epochs = model.epoch + math.ceil((model.epoch_step + last_step - model.global_step) / len(loader))
     shown = [history, ProgressLine(epochs, last_step)] if history else []
     reporter = ReportWriter(config.sample_every, folder.path, records)
     if on_first_grid:
         reporter.call_at(first_sample, on_first_grid)
-    written = [LossPlot(config.sample_every, records, folder.loss_plot), ParamsSaver(folder.params), reporter]
+    written = [
+        LossPlot(config.sample_every, records, folder.loss_plot),
+        ParamsSaver(config.checkpoint_every, folder.params),
+        reporter,
+    ]
     if config.visualdl and process_group.is_rank_zero:
         board = visualdl.VisualDLWriter(config.sample_every, last_step, folder.path)
         shown.append(board.scalars)
@@ -266,7 +277,6 @@ def _fit(session: _Session, state: dict[str, Any]) -> SignalStop:
         raise
     finally:
         stopper.restore()
-    return stopper
 
 
 def packed_data(config: TrainConfig) -> PackedData:
@@ -294,9 +304,10 @@ def _write_records(folder: RunFolder, config: TrainConfig, data: PackedData, arg
     """config.json, command.txt (a line more for each start) and real.png."""
     write_json(folder.config, config.to_json())
     command = folder.path / "command.txt"
+    command_line = shlex.join(argv).replace("\n", "\\n") if argv else "(library)"
     before = read_file(command, 1 << 20, within=folder.path).decode("utf-8", "replace") if is_file(command) else ""
     with atomic_write(command, "w") as stream:
-        stream.write(before + " ".join(argv or ["(library)"]) + "  # " + _versions() + "\n")
+        stream.write(before + command_line + "  # " + _versions() + "\n")
     if not folder.real.exists():
         write_png(folder.real, grid(np.asarray(data.images[:100])))
 

@@ -141,8 +141,8 @@ def main(argv: list[str] | None = None) -> int:
     log.info("Measuring %s images against as many real images.", f"{n:,}")
     fake = target.images(n, data)
     report, nearest = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.real_vs_real)
+    write(out, report, nearest, run_folder)  # before what may be refused: it took minutes
     changes = compare(report, before) if before else {}
-    write(out, report, nearest, run_folder)
     print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
     return 0
 

@@ -124,7 +124,7 @@ def main(argv: Optional[list[str]] = None) -> int:
 
     flags = {name: value for name, value in arguments.items() if name != "log_level"}
     process_group = init_process_group(explicit.get("device", TrainConfig.device), flags)
-    config, found = _settings(arguments, explicit) if process_group.is_rank_zero else (None, None)
+    config, found = _settings(arguments, explicit, process_group.size) if process_group.is_rank_zero else (None, None)
     config = TrainConfig.from_mapping(process_group.broadcast(config and config.to_json()))
     if arguments["dry_run"]:
         if process_group.is_rank_zero:
@@ -136,7 +136,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     return _report(result) if process_group.is_rank_zero else 128 + result.signal if result.signal else 0
 
 
-def _settings(arguments: dict, explicit: dict) -> tuple:
+def _settings(arguments: dict, explicit: dict, processes: int) -> tuple:
     """The config of the run, and the checkpoint to continue from or None."""
     if arguments["resume"] is not None:
         if arguments["preset"] or arguments["config"]:
@@ -148,10 +148,10 @@ def _settings(arguments: dict, explicit: dict) -> tuple:
         if "epochs" in explicit:
             explicit.setdefault("steps", 0)  # the latest word on the length of the run counts
         return dataclasses.replace(saved_config(found), **explicit), found
-    return _new_config(arguments, explicit), None
+    return _new_config(arguments, explicit, processes), None
 
 
-def _new_config(arguments: dict, explicit: dict) -> TrainConfig:
+def _new_config(arguments: dict, explicit: dict, processes: int) -> TrainConfig:
     """Settings of a new run: defaults fitted to the data, then preset, then --config, then explicit flags."""
     if arguments["preset"] and arguments["config"]:
         raise ProjectError("--preset and --config both set everything: give one of them, and flags for the rest")
@@ -165,7 +165,7 @@ def _new_config(arguments: dict, explicit: dict) -> TrainConfig:
     if name in (None, "default") and not saved:
         from dcgan.dry_run import count_images
 
-        settings = {**fitted_to(count_images(asked)), **settings}
+        settings = {**fitted_to(count_images(asked), asked.d_steps * processes), **settings}
     return TrainConfig.from_mapping(settings)
 
 
@@ -176,7 +176,8 @@ def _report(result: Any) -> int:
         print(f"stopped at step {result.global_step}, saved. Continue with: {next_command}", file=sys.stderr)
         return 128 + result.signal
     folder = shlex.quote(str(result.folder))
-    print(f"report: {result.folder / 'report.html'}", file=sys.stderr)
+    if (result.folder / "report.html").is_file():  # not beside a lone checkpoint that had nothing left to do
+        print(f"report: {result.folder / 'report.html'}", file=sys.stderr)
     print(f"done: {result.global_step} iterations. Next: {export_command(folder)}", file=sys.stderr)
     print(result.folder)
     return 0

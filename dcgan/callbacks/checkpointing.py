@@ -21,13 +21,24 @@ log = logging.getLogger(__name__)
 
 
 class ParamsSaver(Callback):
-    """The tutorial's `generator.params` after each epoch and at the end: the generator used for images."""
+    """The tutorial's `generator.params` every `every` iterations and at the end: the generator used for images.
 
-    def __init__(self, path: PathLike):
+    After a CheckpointSaver of the same interval, the BatchNorm statistics that it holds are there already: they cost as
+    much as a few iterations, which an epoch of few images has not many more of.
+    """
+
+    def __init__(self, every: int, path: PathLike):
         super().__init__()
-        self._path = Path(path)
+        self._every, self._path = every, Path(path)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if self.model.global_step % self._every == 0:
+            self.save()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.save()
+
+    def save(self) -> None:
         write_params(self._path, network_arrays(self.model.inference_generator()))
 
 

@@ -8,6 +8,8 @@ and say so, belong to each of them; rank 0 alone writes files (see dcgan.distrib
 from __future__ import annotations
 
 import json
+import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -54,7 +56,9 @@ class Recorder(Callback):
         model = self.model
         norms = {f"gradient_norm_{name[0]}": norm for name, norm in model.gradient_norms().items()}
         # The device is waited for here, nowhere else.
-        values = read_scalars({**model.scalars, **norms}, model.process_group)
+        values: dict[str, float | None] = {**read_scalars({**model.scalars, **norms}, model.process_group)}
+        if model.precision.needs_scaler:  # a step whose gradients overflowed was skipped, and the scale is lower now
+            values.update({name: None for name in norms if not math.isfinite(values[name])})
         now = time.monotonic()
         done = model.global_step - self._first_step
         record = {
@@ -77,8 +81,9 @@ def epoch_number(model: Any) -> int:
 
 def _is_complete(record: Record) -> bool:
     """Whether it has what the callbacks read of every record; another program may have written into the file."""
-    numbers = (record.get(name, "") for name in ("loss_d", "loss_g", "score_real", "score_fake"))
-    return all(type(n) in (int, float, type(None)) for n in numbers) and isinstance(record.get("state", "OK"), str)
+    numbers = [record.get(name, "") for name in ("loss_d", "loss_g", "score_real", "score_fake")]
+    are_numbers = all(n is None or (type(n) in (int, float) and abs(n) <= sys.float_info.max) for n in numbers)
+    return are_numbers and record["step"] >= 0 and isinstance(record.get("state", "OK"), str)
 
 
 class History:

@@ -51,9 +51,13 @@ class SignalStop(Callback):
         self._previous = {number: signal.signal(number, self._stop) for number in heard}
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        self.agree()
+        self.model.stop_training |= self.received is not None
+
+    def agree(self) -> None:
+        """All processes learn of a signal that one of them has received."""
         if self._process_group.size > 1:
             self.received = self._process_group.all_reduce_max(self.received or 0) or None
-            self.model.stop_training |= self.received is not None
 
     def restore(self) -> None:
         """Put back the handlers that were there before.

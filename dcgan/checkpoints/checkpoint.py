@@ -67,6 +67,11 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """The iteration in the name of a folder that `list_checkpoints` found."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def write_checkpoint(folder: PathLike, groups: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
     """Write a checkpoint folder, replacing an older one of the same name, and return its path.
 
@@ -102,7 +107,7 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
     try:
-        state = json.loads(_read(path, MAX_STATE_BYTES))
+        state = json.loads(_read(path, MAX_STATE_BYTES), parse_constant=_refuse_constant)
         checksum = _state_checksum(state) if isinstance(state, dict) else None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
@@ -115,6 +120,10 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     if state.get("checksum") != checksum:
         raise CheckpointError(f"{path} was changed or damaged: its checksum does not match")
     return state
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that JSON has")
 
 
 def read_checkpoint(folder: PathLike, only: Iterable[str] | None = None) -> Checkpoint:

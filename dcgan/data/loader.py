@@ -69,7 +69,7 @@ class BatchLoader:
         for i in range(position, len(self)):
             share = i * self._processes + self._rank
             chosen = order[share * self.batch_size : (share + 1) * self.batch_size]
-            # sorted: neighbours in the file are read together; a batch is a set, its inner order teaches nothing
+            # sorted: neighbours in the file are read together; training takes a batch as a set
             chosen = np.sort(chosen)
             batch = np.asarray(self.images[chosen]) if self.as_uint8 else to_float(self.images[chosen])
             if self.flip:
@@ -84,8 +84,8 @@ def batches_per_epoch(image_count: int, batch_size: int) -> int:
         raise ValueError(f"batch_size must be at least 1, received {batch_size}")
     if batch_size > image_count:
         raise ValueError(
-            f"a batch of {batch_size} needs at least {batch_size} images, received {image_count}. "
-            f"Give more images or a batch size of at most {image_count}."
+            f"an iteration takes {batch_size} images (batch size x discriminator steps x processes), and the data hold "
+            f"{image_count}. Give more images or a smaller batch size."
         )
     return image_count // batch_size
 

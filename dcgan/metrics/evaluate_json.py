@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def read_report(path: PathLike) -> dict[str, Any]:
 
 
 def _are_numbers(figures: Mapping[str, Any]) -> bool:
-    return all(type(value) in (int, float) for value in figures.values())
+    return all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in figures.values())
 
 
 def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -35,7 +36,13 @@ def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
     Args: path - a checkpoint folder, a folder of checkpoints, a run folder, or a folder of numbered runs.
     Raises CheckpointError.
     """
-    path = Path(path)
+    found = _find(Path(path))
+    # From inside a run, `checkpoints/step-00000500` has no parents that name the run and the folder of runs.
+    parts = found.folder.parts
+    return found._replace(folder=Path(os.path.abspath(found.folder))) if ".." in parts or len(parts) < 3 else found
+
+
+def _find(path: Path) -> checkpoint.Checkpoint:
     if (path / checkpoint.STATE_FILE).is_file():
         return checkpoint.read_checkpoint(path)
     if (path / "checkpoints").is_dir():

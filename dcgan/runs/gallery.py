@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from deploy.files import PathLike
 
@@ -38,7 +39,7 @@ def _card(folder: Path) -> dict[str, Any]:
     run = collect(folder, max_frames=2)
     return {
         "name": run["name"],
-        "report": f"{folder.name}/{REPORT_FILE}",
+        "report": f"{quote(folder.name)}/{REPORT_FILE}",
         "image": run["frames"][-1]["source"] if run["frames"] else None,
         "trained_seconds": run["trained_seconds"],
         "settings": [

@@ -111,10 +111,13 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
         problems.append(f"metrics.jsonl: {error.strerror}")
     records = sorted((r for r in records if is_of_training(r) and 0 <= r["step"] <= MAX_STEP), key=lambda r: r["step"])
     config = _json_file(folder / "config.json", problems)
+    latest = {name: _number(value) for record in records[-100:] for name, value in record.items()}
+    if not isinstance(latest.get("state"), str):  # of another program; the page splits it
+        latest.pop("state", None)
     return {
         "name": folder.resolve().name,
         "written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "latest": {name: _number(value) for record in records[-100:] for name, value in record.items()},
+        "latest": latest,
         "trained_seconds": _trained_seconds(records),
         "curves": _curves(records),
         "events": _events(records),

@@ -99,8 +99,8 @@ class AdversarialModel(TwoNetworkModel):
             factor = self.schedule(self.global_step, self.last_step)
             for name, optimizer in self._optimizers().items():
                 optimizer.set_lr(factor * self._learning_rates[name])
-        size = real.shape[0] // self.d_steps
-        return [real[i * size : (i + 1) * size] for i in range(self.d_steps)]
+        # Dealt out in turn: the loader sorts a batch, so its parts would be parts of the data. The kernels read memory.
+        return [real[i :: self.d_steps].contiguous() for i in range(self.d_steps)]
 
     def _fake_images(self, count: int) -> paddle.Tensor:
         """Images [count, C, H, W] from fresh latents, with their graph."""

@@ -50,7 +50,10 @@ class ResumableModel(paddle.Model):
         if hasattr(train_data, "__len__") and len(train_data) == 0:
             raise ValueError("there is nothing to learn from: the loader is empty")
         self.stop_training = False  # hapi never takes it back
-        super().fit(train_data, *args, accumulate_grad_batches=1, **kwargs)
+        try:
+            super().fit(train_data, *args, accumulate_grad_batches=1, **kwargs)
+        finally:
+            self.epoch_length = None  # not sooner: what is written at the end of training says where that was
 
     def _run_one_epoch(self, data_loader: Any, callbacks: Any, mode: str, logs: dict | None = None) -> Any:
         """hapi's epoch with a dict of its own (hapi shares one between all models, model.py:2778), started where the
@@ -66,7 +69,6 @@ class ResumableModel(paddle.Model):
         logs = super()._run_one_epoch(loader, callbacks, mode, {})
         if loader.is_exhausted and self.epoch_step:  # a loader that did not know its length
             self.epoch, self.epoch_step = self.epoch + 1, 0
-        self.epoch_length = None
         return logs
 
 

@@ -28,7 +28,7 @@ from deploy.serving.problems import MEDIA_TYPE, ClientGone, Problem, received
 
 PART = 65536  # bytes that are written before the client must have taken most of them
 MAX_UNSENT = 64 << 20  # bytes of long answers that clients have not taken; beyond, no more are made
-FRAMES, FPS, MAX_SCALE = 60, 25, 4
+GRID_SEEDS, FRAMES, FPS, MAX_SCALE = 25, 60, 25, 4
 FOREVER = "public, max-age=31536000, immutable"
 
 
@@ -147,7 +147,8 @@ class Service:
     async def grid(self, request: Request) -> Response:
         """GET /grid.png?seeds=0-99"""
         query = requests.query(request, "seeds", "model")
-        seeds = requests.seeds(query.get("seeds", "0-24"), self.state.max_images)
+        most = self.state.max_images
+        seeds = requests.seeds(query.get("seeds", f"0-{min(GRID_SEEDS, most) - 1}"), most)
         model, caching = self._model(request, query, f"grid-{_digest(seeds)}")
         if caching.is_known:
             return caching.not_modified()
@@ -156,7 +157,7 @@ class Service:
     async def walk(self, request: Request) -> Response:
         """GET /walk.gif?seeds=3,14,15&frames=60"""
         query = requests.query(request, "seeds", "frames", "fps", "scale", "model")
-        most = self.state.max_images
+        most = min(self.state.max_images, walk.LONGEST_GIF)
         seeds = requests.seeds(query.get("seeds", "3,14,15"), most)
         frames = requests.whole(query.get("frames"), "frames", min(FRAMES, most), 2, most)
         fps = requests.whole(query.get("fps"), "fps", FPS, 1, 50)

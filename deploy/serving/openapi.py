@@ -6,6 +6,7 @@ import html
 from typing import Any
 
 from deploy.seed_ranges import MAX_SEED
+from deploy.walk import LONGEST_GIF
 
 _MODEL = {
     "name": "model",
@@ -40,7 +41,7 @@ def schema(max_images: int) -> dict[str, Any]:
                 f"The image of a seed as .{extension}", [seed, _MODEL], [media], 200, 304, 404, 422, 429, 503
             )
         }
-    frames = _query("frames", f"2 .. {max_images}", {"type": "integer"}, 60)
+    frames = _query("frames", f"2 .. {min(max_images, LONGEST_GIF)}", {"type": "integer"}, 60)
     fps = _query("fps", "Frames a second, 1 .. 50", {"type": "integer"}, 25)
     scale = _query("scale", "Each pixel becomes scale x scale, 1 .. 4", {"type": "integer"}, 2)
     grid = _operation(
@@ -145,7 +146,7 @@ def page(max_images: int, grid: bool) -> bytes:
     return _PAGE.format(image=_IMAGE if grid else "", rows="\n".join(rows)).encode()
 
 
-_IMAGE = '<p><a href="/grid.png"><img src="/grid.png?seeds=0-24" alt="The images of seeds 0 to 24"></a>'
+_IMAGE = '<p><a href="/grid.png"><img src="/grid.png" alt="The images of the first seeds"></a>'
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

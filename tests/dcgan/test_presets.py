@@ -47,14 +47,23 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
 
 @pytest.mark.parametrize(
     ("image_count", "epochs", "batch_size"),
-    [(300, 427, 16), (10_000, 13, 16), (202_599, 5, 128), (20, 6400, 16), (1, 128_000, 1)],
+    [(300, 427, 16), (10_000, 13, 16), (202_599, 5, 128), (20, 6400, 10), (2, 64_000, 2), (1, 128_000, 1)],
 )
 def test_small_data_sets_get_more_epochs_and_smaller_steps(image_count, epochs, batch_size):
     fitted = fitted_to(image_count)
     small = {"lr": 3.5e-4, "ema": 0.9995} if image_count < 20_000 else {}
     strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if image_count < 2_000 else {}
-    assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong}
+    alone = {"energy_weight": 0.0, "texture_weight": 0.0} if batch_size == 1 else {}  # they compare images of a batch
+    assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong, **alone}
     TrainConfig(**fitted).validate()
+
+
+@pytest.mark.parametrize(("image_count", "batches"), [(13, 1), (10, 2), (100, 8), (5, 2), (16, 16)])
+def test_a_batch_size_that_nobody_chose_never_takes_more_images_than_there_are(image_count, batches):
+    batch_size = fitted_to(image_count, batches)["batch_size"]
+    assert 1 <= batch_size * batches <= image_count
+    if image_count >= 4 * batches:
+        assert batch_size * batches <= image_count / 2  # half of the files may turn out to be no images
 
 
 @pytest.mark.parametrize(("image_count", "is_strong"), [(1, True), (1_999, True), (2_000, False), (202_599, False)])

@@ -122,6 +122,15 @@ def test_resuming_with_other_images_is_refused(config, images, packed):
         runs.train(config, find_checkpoint(run))
 
 
+def test_images_that_were_moved_are_the_same_images(config, packed):
+    straight = runs.train(config).folder
+    run = runs.train(dataclasses.replace(config, steps=4)).folder
+    moved = packed.rename(packed.with_name("elsewhere.npy"))
+    assert runs.train(dataclasses.replace(config, data=str(moved)), find_checkpoint(run)).folder == run
+    a, b = weights(straight), weights(run)
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
 def test_resuming_a_finished_run_says_so_and_changes_nothing(config, caplog):
     caplog.set_level("INFO")
     run = runs.train(config).folder
@@ -129,6 +138,15 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(config, caplog):
     result = runs.train(config, find_checkpoint(run))
     assert result.global_step == 9 and "Nothing left to do" in caplog.text
     assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_an_older_checkpoint_with_nothing_left_to_do_makes_no_run(config, caplog):
+    caplog.set_level("INFO")
+    run = runs.train(config).folder
+    older = find_checkpoint(run / "checkpoints" / "step-00000008")
+    result = runs.train(dataclasses.replace(config, steps=8), older)
+    assert (result.folder, result.global_step) == (run, 8) and "Nothing left to do" in caplog.text
+    assert list(run.parent.iterdir()) == [run]
 
 
 def test_a_checkpoint_of_unknown_origin_neither_says_where_to_write_nor_how_large_networks_are(config, work_folder):
@@ -171,6 +189,7 @@ def test_a_run_older_than_todays_recipe_goes_on_with_its_own(config, work_folder
         ({"extra": {"config": {"epochs": "many"}}}, "no usable config: epochs must be of type int"),
         ({"extra": {"config": {"surprise": 1}}}, "no usable config: unknown setting 'surprise'"),
         ({"sample_std": "wide"}, "invalid sample_std"),
+        ({"rollbacks": None}, "invalid rollbacks"),
     ],
 )
 def test_a_checkpoint_with_a_strange_state_is_refused_in_words(config, change, words):
@@ -179,7 +198,7 @@ def test_a_checkpoint_with_a_strange_state_is_refused_in_words(config, change, w
     run = runs.train(dataclasses.replace(config, steps=2)).folder
     saved = read_checkpoint(run / "checkpoints" / "step-00000002")
     state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
-    if "sample_std" in change:
+    if {"sample_std", "rollbacks"} & change.keys():
         change = {"extra": {**state["extra"], **change}}
     write_checkpoint(saved.folder, saved.groups, {**state, **change})
     with pytest.raises(CheckpointError, match=words):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import signal
 
 import cv2
 import numpy as np
@@ -82,7 +83,7 @@ def test_weights_that_are_not_finite_never_take_the_place_of_a_good_checkpoint(c
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(config):
-    with pytest.raises(ValueError, match="a batch of 128 needs at least 128 images, received 24"):
+    with pytest.raises(ValueError, match="an iteration takes 128 images .*, and the data hold 24"):
         runs.train(dataclasses.replace(config, batch_size=128))
 
 
@@ -195,6 +196,58 @@ def test_rollback_goes_back_to_the_last_healthy_checkpoint_with_fresh_randomness
     assert [r["step"] for r in read_records(result.folder / "metrics.jsonl")] == list(range(1, 10))
     ours, others = weights(result.folder), weights(straight)
     assert any(not np.array_equal(ours[name], others[name]) for name in ours)
+
+
+def test_a_signal_in_the_iteration_that_collapses_ends_the_run_at_the_healthy_checkpoint(
+    config, collapsing, monkeypatch
+):
+    import dcgan.callbacks.watchdog as module
+
+    collapsing(times=1)
+    act = module.Watchdog.act
+
+    def interrupted(self, record):
+        if record["state"] == "COLLAPSED":
+            signal.raise_signal(signal.SIGTERM)
+        act(self, record)
+
+    monkeypatch.setattr(module.Watchdog, "act", interrupted)
+    result = runs.train(dataclasses.replace(config, on_collapse="rollback"))
+    assert (result.signal, result.global_step) == (signal.SIGTERM, 4)
+    assert find_checkpoint(result.folder).state["global_step"] == 4
+
+
+def test_rollback_sets_aside_a_collapsed_checkpoint_with_a_file_of_the_users(config, collapsing, monkeypatch):
+    import dcgan.train as module
+
+    collapsing(times=1)
+    go_back = module._go_back
+
+    def after_a_note(model, healthy):
+        (healthy.parent / "step-00000006").mkdir(exist_ok=True)
+        (healthy.parent / "step-00000006" / "notes.txt").write_text("look at this")
+        return go_back(model, healthy)
+
+    monkeypatch.setattr(module, "_go_back", after_a_note)
+    checkpoints = runs.train(dataclasses.replace(config, on_collapse="rollback", keep=9)).folder / "checkpoints"
+    assert (checkpoints / "collapsed-step-00000006" / "notes.txt").read_text() == "look at this"
+    assert not (checkpoints / "step-00000006" / "notes.txt").exists()
+
+
+def test_generator_params_are_written_with_each_checkpoint_and_at_the_end(config, monkeypatch):
+    """Not after each epoch: of few images it has as many iterations as re-estimating BatchNorm statistics costs."""
+    import dcgan.callbacks.checkpointing as module
+
+    written, write = [], module.write_params
+    monkeypatch.setattr(module, "write_params", lambda *arguments: (written.append(1), write(*arguments)))
+    runs.train(dataclasses.replace(config, checkpoint_every=4))
+    assert len(written) == 3  # after 4, 8 and 9 iterations
+
+
+def test_command_txt_is_a_line_that_a_shell_understands(config):
+    run = runs.train(dataclasses.replace(config, steps=1), argv=["train.py", "--data", "my photos", "--out", "a\nb"])
+    (line,) = (run.folder / "command.txt").read_text().splitlines()
+    assert line.startswith("train.py --data 'my photos' --out 'a\\nb'  # python")
 
 
 def test_rollback_gives_up_after_three_attempts(config, collapsing):

@@ -206,6 +206,14 @@ def test_an_export_that_no_browser_can_run_has_a_page_with_a_grid():
     assert b'<img src="/grid.png' in openapi.page(100, grid=True) and b"<img" not in openapi.page(100, grid=False)
 
 
+def test_what_is_asked_for_by_default_fits_any_limits(start_server, served_export):
+    few = start_server(served_export.folder, "--max-images", 10, "--max-queue", 10)
+    assert few.get("/grid.png").status == 200 and few.get("/walk.gif").status == 200
+    many = start_server(served_export.folder, "--max-images", 5000, "--max-queue", 5000)
+    answer = many.get("/walk.gif?frames=3000")  # OpenCV holds all frames of a .gif in memory
+    assert answer.status == 422 and "2 .. 2000" in answer.json["detail"]
+
+
 # ---- HTTP -----------------------------------------------------------------------------------------------------------
 
 

@@ -185,7 +185,8 @@ def test_a_figure_is_compared_with_an_earlier_one_of_its_protocol_only(evaluate,
     text = evaluate("--n", 20, "--seed", 100, "--out", tmp_path / "now", "--compare", tmp_path)
     assert any(word.startswith(("+", "-")) for word in text.splitlines()[0].split())
     with pytest.raises(Exception, match="not compared: .*n_real: 20, 30"):
-        evaluate("--n", 30, "--out", tmp_path / "now", "--compare", tmp_path)
+        evaluate("--n", 30, "--out", tmp_path / "other", "--compare", tmp_path)
+    assert (tmp_path / "other" / "evaluate.json").is_file()  # what was measured is not lost
 
 
 def test_a_feature_network_adds_its_figures_and_stands_in_the_protocol(evaluate, user, tmp_path):

@@ -124,7 +124,7 @@ def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_
         )
         return json.loads(answer.stdout)["config"]
 
-    assert (config()["epochs"], config()["batch_size"]) == (5334, 16)
+    assert (config()["epochs"], config()["batch_size"]) == (5334, 12)
     said = config("--epochs", "3", "--batch-size", "8")
     assert (said["epochs"], said["batch_size"]) == (3, 8)
     assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 12
@@ -158,10 +158,18 @@ def test_an_older_spelling_of_a_flag_works_and_is_not_advertised(capsys):
     [
         (["--data", "nowhere"], 1, ["nowhere"]),
         (["--data", "empty"], 1, ["empty"]),
-        (["--data", "faces.npy", "--batch-size", "128", "--image-size", "16"], 1, ["batch of 128", "received 24"]),
+        (
+            ["--data", "faces.npy", "--batch-size", "128", "--image-size", "16"],
+            1,
+            ["iteration takes 128 images", "hold 24"],
+        ),
         (["--data", "faces.npy", "--image-size", "48"], 1, ["power of two", "48"]),
         (["--data", "faces.npy", "--image-size", "32"], 1, ["16", "32"]),
-        (["--data", "faces.npy", "--image-size", "16", "--batch-size", "99", "--dry-run"], 1, ["a batch of 99"]),
+        (
+            ["--data", "faces.npy", "--image-size", "16", "--batch-size", "99", "--dry-run"],
+            1,
+            ["iteration takes 99 images"],
+        ),
         (["--data", "faces.npy", "--image-size", "16", "--crop", "top", "--dry-run"], 1, ["crop must be", "'top'"]),
         (["--preset", "quick", "--config", "typo.json"], 1, ["--preset and --config"]),
         (["--selftest-resume", "0"], 2, ["at least 1"]),

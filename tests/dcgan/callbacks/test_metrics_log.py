@@ -10,6 +10,7 @@ from dcgan.callbacks import metrics_log as callbacks
 from dcgan.callbacks.metrics_log import History, Recorder, append_record, read_records
 from dcgan.data.loader import BatchLoader
 from dcgan.training.hapi import read_scalars
+from dcgan.training.precision import Precision
 from tests.comparisons import record
 
 
@@ -36,6 +37,20 @@ def test_a_record_holds_what_the_step_computed(tiny_config, images):
     )
     assert seen[0]["gradient_norm_g"] == pytest.approx(math.sqrt(squares), rel=1e-5)
     assert seen[0]["epoch"] == 1 and seen[0]["images_per_second"] > 0 and seen[0]["remaining_seconds"] == 0
+
+
+def test_gradients_that_overflow_a_loss_scale_are_no_number_and_end_no_run(tiny_config, images, monkeypatch):
+    """float16: the step is skipped and the scale halved, which is how loss scaling works."""
+    overflow = {"generator": paddle.to_tensor(math.inf), "discriminator": paddle.to_tensor(1.0)}
+    monkeypatch.setattr(DCGAN, "gradient_norms", lambda self: overflow)
+    seen = []
+    for precision in (Precision("O0", "float32"), Precision("O1", "float16")):
+        model, recorder = DCGAN(tiny_config), Recorder(1, 1, [seen.append])
+        model.train_batch([images[:8]])
+        model.precision = precision
+        recorder.set_model(model)
+        recorder.on_train_batch_end(0)
+    assert [r["gradient_norm_g"] for r in seen] == [math.inf, None] and seen[1]["gradient_norm_d"] == 1.0
 
 
 def test_history_writes_json_lines_and_forgets_what_lies_after_its_start(tmp_path):
@@ -68,3 +83,10 @@ def test_history_survives_half_a_line_and_foreign_lines(tmp_path):
 def test_history_writes_valid_json_when_a_number_is_not_finite(tmp_path):
     History(tmp_path / "m.jsonl")(record(1, loss_d=math.nan))
     assert json.loads((tmp_path / "m.jsonl").read_text())["loss_d"] is None
+
+
+@pytest.mark.parametrize("foreign", [{"loss_d": 10**400}, {"score_fake": math.nan}, {"step": -5}, {"state": 5}])
+def test_records_of_another_program_that_no_plot_can_show_are_left_out(tmp_path, foreign):
+    lines = [record(1), {**record(2), **foreign}, record(3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [r["step"] for r in History(tmp_path / "metrics.jsonl", step=9).records] == [1, 3]

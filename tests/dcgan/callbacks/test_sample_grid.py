@@ -32,6 +32,17 @@ def test_samples_are_written_early_and_wherever_training_is_stopped(tiny_config,
     assert written == [f"step-{n:08d}.png" for n in (0, 25, 50, 53)]
 
 
+def test_a_grid_of_a_stop_at_the_end_of_an_epoch_names_its_last_batch(tiny_config, images, tmp_path, monkeypatch):
+    from dcgan.callbacks import sample_grid
+
+    titles = []
+    monkeypatch.setattr(sample_grid, "with_title", lambda image, title: (titles.append(title), image)[1])
+    (tmp_path / "samples").mkdir()
+    samples = SampleGrid(100, 1000, tmp_path / "samples", images)
+    DCGAN(tiny_config).fit(BatchLoader(images, 8), epochs=9, verbose=0, callbacks=[samples, StopAt(6)])
+    assert titles[-1].startswith("Epoch 2 Batch 3 - D loss")
+
+
 def test_comparison_shows_training_images_beside_the_latest_grid(tiny_config, images, tmp_path):
     (tmp_path / "samples").mkdir()
     samples = SampleGrid(1, 3, tmp_path / "samples", images)

@@ -303,6 +303,7 @@ def test_absurd_entry_of_a_file_is_refused(folder, entry):
         '{"files": {}, "format": [1], "checksum": ""}',
         "NaN",
         '{"files": {}, "format": NaN}',
+        '{"files": {}, "format": 1, "extra": {"swd": Infinity}}',
         "1" * 5000,
         '{"files": {}, "format": ' + "1" * 5000 + "}",
         '{"files": {}, "format": 1, "x": "\\ud800"}',

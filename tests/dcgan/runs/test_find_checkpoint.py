@@ -18,6 +18,17 @@ def test_resume_finds_the_newest_run_a_run_its_checkpoints_or_one_of_them(config
         find_checkpoint(work_folder / "elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("inside", "path"),
+    [(".", "."), (".", "checkpoints"), ("checkpoints", "step-00000002"), ("checkpoints", ".."), ("samples", "..")],
+)
+def test_a_path_from_inside_of_a_run_finds_the_same_run(config, monkeypatch, inside, path):
+    run = runs.train(dataclasses.replace(config, steps=2)).folder
+    expected = (run / "checkpoints" / "step-00000002").absolute()
+    monkeypatch.chdir(run / inside)
+    assert find_checkpoint(path).folder == expected
+
+
 def test_a_newest_run_without_a_checkpoint_is_named_and_the_one_before_is_resumed(config, work_folder, caplog):
     run = runs.train(dataclasses.replace(config, steps=2)).folder
     (work_folder / "work" / "train" / "00001-faces").mkdir()

@@ -60,6 +60,20 @@ def test_an_iteration_steps_each_network_as_often_as_asked(linear, monkeypatch, 
     assert len(forwards) == d_steps + g_steps - 1  # the last fake is generated once and used by both
 
 
+def test_each_discriminator_step_sees_images_of_the_whole_batch(linear, monkeypatch):
+    """A loader sorts a batch, so that its halves are halves of the data: light and dark, early and late."""
+    model, (sgd_g, sgd_d) = linear()
+    model.prepare(sgd_g, sgd_d, d_steps=2)
+    seen, original = [], model.discriminator_step
+    monkeypatch.setattr(
+        model,
+        "discriminator_step",
+        lambda real, fake: (seen.append(real.numpy().ravel().tolist()), original(real, fake)),
+    )
+    model.train_batch([np.array([[1], [2], [3], [4]], np.float32)])
+    assert seen == [[1, 3], [2, 4]]
+
+
 def test_training_latents_differ_between_iterations_and_draws_and_come_from_the_seed(model):
     first, second = model._sample_latents(4).numpy(), model._sample_latents(4).numpy()
     model.global_step, model._latent_batches = 1, 0
