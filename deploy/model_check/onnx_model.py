@@ -31,6 +31,15 @@ _NODE = {1: "INPUT", 2: "OUTPUT", 3: "", 4: "OP", 5: "ATTRIBUTE", 6: "", 7: "DOM
 _ATTRIBUTE = {1: "NAME", 2: "FLOAT", 3: "INT", 4: "STRING", 7: "FLOATS", 8: "INTS", 13: "", 20: ""}
 _TENSOR = {1: "DIMS", 2: "TYPE", 4: "FLOATS", 5: "INT32S", 7: "INT64S", 8: "NAME", 9: "RAW", 12: ""}
 _TENSOR.update({13: "FILE", 14: "FILE"})  # where else the numbers are: read so that it can be refused by name
+_TYPE = {number: str(number) for number in range(1, 21)}
+# How each is encoded (0: a number, 2: bytes, 5: four bytes). Protobuf passes over a field of another encoding, so what
+# is read here must have its own.
+_ENCODINGS = {
+    **dict.fromkeys(("ir", "INT", "TYPE"), (0,)),
+    **dict.fromkeys(("INTS", "DIMS", "INT32S", "INT64S", "FILE"), (0, 2)),
+    **{"FLOAT": (5,), "FLOATS": (5, 2), **dict.fromkeys(_TYPE.values(), (0, 2))},
+}
+_BYTES = (2,)  # all others
 _ITEM_BYTES = {1: 4, 7: 8, 10: 2}  # float32, int64, float16
 _INT64 = 7
 
@@ -71,8 +80,10 @@ def _fields(content: memoryview, known: dict[int, str], what: str) -> Iterator[t
             value, at = content[at : at + size], at + size
         else:
             raise RefusedError("it is damaged")
-        if known[number]:
-            yield known[number], value
+        name = known[number]
+        if name:
+            need(kind in _ENCODINGS.get(name, _BYTES), f"its {what} has a field {number} of another encoding")
+            yield name, value
 
 
 def _text(value: Any) -> str:
@@ -179,8 +190,7 @@ def _dimension(content: memoryview) -> int:
 def _raw_fields(content: Any) -> Iterator[tuple[int, Any]]:
     """Fields of a type description, of which ONNX has some twenty: all are let through, none can compute anything."""
     need(isinstance(content, memoryview) and len(content) <= 10_000, "it is damaged")
-    numbers = {number: str(number) for number in range(1, 21)}
-    return ((int(name), value) for name, value in _fields(content, numbers, "type"))
+    return ((int(name), value) for name, value in _fields(content, _TYPE, "type"))
 
 
 def _check_node(content: memoryview, values: dict[str, Value]) -> int:
@@ -200,6 +210,7 @@ def _check_node(content: memoryview, values: dict[str, Value]) -> int:
             need(_text(value) in ("", "ai.onnx"), "it uses operators that are not ONNX's own")
         else:
             key, number = _attribute(value)
+            need(key not in attributes, f"a node has the attribute {key[:60]!r} twice")  # runtimes take the first
             attributes[key] = number
     rule = _OPERATORS.get(op)
     need(rule, f"it uses the operator {op[:60]!r}")
@@ -231,11 +242,17 @@ def _attribute(content: Any) -> tuple[str, Any]:
             numbers += _numbers(value)
         elif kind == "STRING":
             number = _text(value)
+    need(not numbers or number is None, f"its attribute {name[:60]!r} is a number and a list")
     return name, numbers or number
 
 
 def _cast(inputs: list[Value], attributes: Attributes) -> tuple[Shape, int]:
     need(attributes.get("to") in (1, 2, 10), "it casts to a type that no export has")
+    return same_shape(inputs, attributes)
+
+
+def _of_each_number(inputs: list[Value], attributes: Attributes) -> tuple[Shape, int]:
+    need(len(inputs) == 1, "it gives a function of one image several")
     return same_shape(inputs, attributes)
 
 
@@ -289,12 +306,12 @@ _OPERATORS: dict[str, Rule] = {
     "Conv": (_CONVOLUTION, lambda inputs, attributes: _onnx_convolution(inputs, attributes, False)),
     "ConvTranspose": (_CONVOLUTION, lambda inputs, attributes: _onnx_convolution(inputs, attributes, True)),
     "DepthToSpace": (("blocksize", "mode"), _depth_to_space),
-    "LeakyRelu": (("alpha",), same_shape),
+    "LeakyRelu": (("alpha",), _of_each_number),
     "Mul": ((), _with_one_number),
-    "Relu": ((), same_shape),
-    "Round": ((), same_shape),
+    "Relu": ((), _of_each_number),
+    "Round": ((), _of_each_number),
     "Slice": ((), _slice),
     "Squeeze": ((), squeeze),
-    "Tanh": ((), same_shape),
+    "Tanh": ((), _of_each_number),
     "Unsqueeze": ((), unsqueeze),
 }

@@ -97,6 +97,7 @@ def _check_operation(op: Any, values: dict[int, Value]) -> int:
         values[op["O"]["%"]] = Value(shape, True)
         return 0
     attributes = {entry["N"]: _plain(entry["AT"]) for entry in op["A"]}
+    need(len(attributes) == len(op["A"]), f"its operator {kind} has an attribute twice")  # Paddle takes the first
     unknown = sorted(set(attributes) - set(_PADDLE[kind]) - {"struct_name"})
     need(not unknown, f"its operator {kind} has the attribute {', '.join(unknown)[:60]!r}")
     inputs = [values[source["%"]] for source in op["I"]]

@@ -157,14 +157,12 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self.problem = Problem(429, f"more than {MAX_PIPELINED} requests were sent without waiting for an answer")
             raise ValueError("too many")
-        super().on_headers_complete()
+        super().on_headers_complete()  # makes `cycle`, whose work begins when the event loop is free
+        self.cycle.transport = self.joined
+        if not any(waiting is self.cycle for waiting, _ in self.pipeline):
+            self.running = self.cycle
         if self.is_draining:
             self.cycle.keep_alive = False
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self.running = cycle
-        cycle.transport = self.joined
-        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -172,7 +170,9 @@ class Protocol(HttpToolsProtocol):
         self.reading_since = None
 
     def on_response_complete(self) -> None:
+        following = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+        self.running = following or self.running
         if self.is_in_message and not self.is_in_head and self.running is self.cycle:
             # answered before it was read to its end, as what is too large: the client gets a moment to see that
             self.is_answered_early = True

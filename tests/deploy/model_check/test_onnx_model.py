@@ -82,6 +82,18 @@ def repeat(model):
         model.graph.node.append(helper.make_node("Tanh", ["image"], [f"more {i}"]))
 
 
+def take_larger_steps_first(model):
+    """OpenVINO takes the first of two attributes of one name; the last is what the export had."""
+    node, own = next((node, a) for node in model.graph.node for a in node.attribute if a.name == "strides")
+    node.attribute.append(helper.make_attribute("strides", list(own.ints)))
+    own.ints[:] = [40, 40]
+
+
+def add_two_images(model):
+    node = next(node for node in model.graph.node if node.op_type == "Tanh")
+    node.input.append(node.input[0])
+
+
 ONNX_ATTACKS = {
     add_loop: "takes what nothing computed|operator 'Loop'|attribute has a field",
     add_functions: "has a field 25",
@@ -95,6 +107,8 @@ ONNX_ATTACKS = {
     pad: "has the attribute 'output_shape'",
     train: "has a field 20",
     repeat: "more parts than any export",
+    take_larger_steps_first: "'strides' twice",
+    add_two_images: "gives a function of one image several",
 }
 
 
@@ -105,6 +119,17 @@ def test_an_onnx_file_with_more_than_our_exports_have_is_refused_by_what_it_has(
     with pytest.raises(ModelError, match=ONNX_ATTACKS[attack]) as caught:
         check_onnx(model.SerializeToString())
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_an_operator_disguised_as_another_is_refused(model):
+    """Protobuf passes over a field of another encoding: here, four bytes that say Relu where a name is expected."""
+    node = helper.make_node("Expand", ["z", "sizes"], ["large"])
+    disguised = node.SerializeToString() + bytes([4 << 3 | 5]) + b"Relu"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1000, 1, 1]), "sizes"))
+    model.graph.node.append(onnx.NodeProto.FromString(disguised))
+    assert model.graph.node[-1].op_type == "Expand"
+    with pytest.raises(ModelError, match="node has a field 4 of another encoding"):
+        check_onnx(model.SerializeToString())
 
 
 def test_onnxruntimes_own_format_is_refused():

@@ -81,6 +81,13 @@ def enlarge_result(program):
     operations_of(program)[4]["A"][0]["AT"]["D"] = [1 << 20, 1 << 20]
 
 
+def take_larger_steps_first(program):
+    """Paddle takes the first of two attributes of one name."""
+    attributes = operations_of(program)[5]["A"]
+    own = next(entry for entry in attributes if entry["N"] == "strides")
+    attributes.insert(0, {"N": "strides", "AT": {**own["AT"], "D": [40, 40]}})
+
+
 PADDLE_ATTACKS = {
     save_files: "operator '1.save_combine'",
     hold_a_program: "holds a program",
@@ -88,6 +95,7 @@ PADDLE_ATTACKS = {
     enlarge_parameter: "bytes of parameters, there are",
     enlarge_steps: "larger steps than two",
     enlarge_result: "set as in no export",
+    take_larger_steps_first: "has an attribute twice",
 }
 
 
