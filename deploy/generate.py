@@ -21,7 +21,8 @@ from typing import IO
 import numpy as np
 
 from deploy import images
-from deploy.files import atomic_write, make_folders
+from deploy.files import atomic_write, make_folders, remove_leftovers
+from deploy.manifest import ModelError
 from deploy.own_files import MARK, refuse_foreign
 from deploy.progress import progress
 from deploy.runtimes import Runtime
@@ -49,6 +50,8 @@ class Scores:
     def add(self, seeds: list[int], images: np.ndarray) -> None:
         """Score images, float32 [N, 3, S, S] in [-1, 1]."""
         logits = self._discriminator.run(images)[:, 0].astype(np.float64)
+        if np.isnan(logits).any():
+            raise ModelError(f"the discriminator gives no number for seed {seeds[int(np.isnan(logits).argmax())]}")
         for seed, logit in zip(seeds, np.clip(logits, -700, 700)):  # beyond, exp overflows
             score = float(1.0 / (1.0 + np.exp(-logit)))
             self._stream.write(f',\n  "{seed}": {json.dumps(round(score, 6))}'.encode())
@@ -81,6 +84,7 @@ def write_images(
     """
     model_id = generator.model_id
     make_folders(folder)
+    remove_leftovers(folder)  # of runs that were killed: an unfinished .npz can be gigabytes
     _refuse_foreign(folder, seeds, suffix, with_grid, discriminator is not None)
     wanted = progress(seeds, len(seeds), "images")
     shown: list[np.ndarray] = []

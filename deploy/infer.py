@@ -26,7 +26,7 @@ from typing import Any
 
 from deploy.manifest import EXPORT, ModelError, default_folder
 from deploy.seed_ranges import Seeds
-from deploy.streams import log_to_stderr, open_standard_streams, printable
+from deploy.streams import drop_stdout, log_to_stderr, open_standard_streams, printable
 
 MODEL_HELP = "export folder (default: work/export, or as long as there is none, the demo generator in deploy/demo)"
 DEMO_SENTENCE = "Your own: `python tools/train.py`, then `python tools/export.py --format onnx`."
@@ -48,10 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr(arguments.log_level.upper(), "%(levelname)s: %(message)s")
     try:
         interrupts.raise_outside_imports()
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `... | head`: the reader has left, there is nobody to tell
+        drop_stdout()
+        return 1
     except KeyboardInterrupt:
         message, code = (
-            "interrupted; all files written so far are complete. Run the same command again to continue.",
+            "interrupted; all files written so far are complete. Run the same command again: images go on, a video or "
+            "an .npz starts over.",
             interrupts.INTERRUPTED,
         )
     except Exception as error:

@@ -30,6 +30,11 @@ SEED_SENTENCE = (
     "Value i of the latent of a seed is the inverse normal distribution (AS 241) of (b + 1/2) / 2^32, where b are the "
     "32 bits that two rounds of the triple32 mixer make of (seed, i); see deploy/seeds.py."
 )
+# What input and output mean, where a manifest says it: pixels read otherwise would be another image.
+_MEANINGS: dict[str, dict[str, Any]] = {
+    "input": {"distribution": "standard normal"},
+    "output": {"range": [-1, 1], "colour": "RGB"},
+}
 _LARGEST_FILE = 4 << 30  # bytes; a file is checked and run from memory
 _LARGEST_LATENT, _LARGEST_IMAGE = 65536, 4096
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -189,8 +194,8 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         models.append(entry)
     return {
         "format": FORMAT,
-        "input": {**_port("z", [manifest.latent_dim]), "distribution": "standard normal"},
-        "output": {**_port("image", [3, size, size]), "range": [-1, 1], "colour": "RGB"},
+        "input": {**_port("z", [manifest.latent_dim]), **_MEANINGS["input"]},
+        "output": {**_port("image", [3, size, size]), **_MEANINGS["output"]},
         "seed": manifest.seed,
         "models": models,
         "files": {name: entry._asdict() for name, entry in manifest.files.items()},
@@ -243,10 +248,11 @@ def _shape(value: dict[str, Any], key: str, pattern: list[Any], name: str, large
     dim = shape[-1]
     in_range = _is_int(dim) and 1 <= dim <= largest
     _need(in_range, f"{key}.shape ends in {_short(dim)}; a whole number of 1 .. {largest} is expected")
-    expected = _port(name, [dim if n == "dim" else n for n in pattern])
-    for part in ("name", "dtype", "shape"):
+    expected = {**_port(name, [dim if n == "dim" else n for n in pattern]), **_MEANINGS[key]}
+    for part, wanted in expected.items():
         found = _short(port.get(part))
-        _need(port.get(part) == expected[part], f"{key}.{part} must be {expected[part]}, received {found}")
+        is_right = port.get(part) == wanted or (part in _MEANINGS[key] and part not in port)
+        _need(is_right, f"{key}.{part} must be {wanted}, received {found}")
     return dim
 
 

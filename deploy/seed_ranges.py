@@ -17,8 +17,10 @@ class Seeds:
         ordered = sorted((part for part in parts if len(part)), key=lambda part: part.start)
         if not ordered:
             raise ValueError("no seed was named")
-        if ordered[0].start < 0 or max(part[-1] for part in ordered) > MAX_SEED:
-            raise ValueError(f"a seed must be a whole number of 0 .. {MAX_SEED}")
+        lowest, highest = ordered[0].start, max(part[-1] for part in ordered)
+        if lowest < 0 or highest > MAX_SEED:
+            beyond = lowest if lowest < 0 else highest
+            raise ValueError(f"a seed must be a whole number of 0 .. {MAX_SEED}, and {beyond} would be one")
         for left, right in zip(ordered, ordered[1:]):
             if right.start <= left[-1]:
                 raise ValueError(f"seed {right.start} is named twice")

@@ -10,6 +10,12 @@ import os
 import sys
 
 
+def drop_stdout() -> None:
+    """Where the reader of a pipe has left, `... | head`: what is still to be printed goes nowhere, and exiting does not
+    fail over it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def open_standard_streams() -> None:
     """Open those of descriptors 0, 1 and 2 that are closed (`>&-`), on nothing, and let any file name be printed.
 

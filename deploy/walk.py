@@ -97,7 +97,8 @@ def encode_gif(frames_bgr: Iterable[np.ndarray], fps: float) -> bytes:
     """The content of a .gif that repeats, of frames uint8 [H, W, BGR]. Raises ModelError where OpenCV cannot."""
     animation = cv2.Animation()
     animation.frames = list(frames_bgr)
-    animation.durations = [round(1000 / fps)] * len(animation.frames)
+    ends = [round(100 * i / fps) for i in range(len(animation.frames) + 1)]  # a .gif counts hundredths of a second
+    animation.durations = [10 * (end - start) for start, end in zip(ends, ends[1:])]
     done, content = cv2.imencodeanimation(".gif", animation, [cv2.IMWRITE_GIF_DITHER, 3])  # else 256 fixed colours
     if not done:
         raise ModelError("OpenCV could not encode the .gif. Name an .mp4 file with --out.")

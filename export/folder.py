@@ -47,7 +47,7 @@ def replacing(folder: PathLike) -> Iterator[Path]:
         yield aside
         _carry_over(folder / PARAMS_FILE, aside)
         for path in aside.iterdir():
-            with open(path, "rb") as stream:
+            with open(path, "r+b") as stream:  # Windows refuses to sync what is open for reading
                 os.fsync(stream.fileno())
         _refuse_foreign(folder)  # once more: the block took a while
         _swap(aside, folder)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import webbrowser
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from pathlib import Path
 from dcgan.errors import ProjectError
 from deploy import interrupts, process_limits
 from deploy.files import PathLike
-from deploy.streams import log_to_stderr, open_standard_streams, printable
+from deploy.manifest import ModelError
+from deploy.streams import drop_stdout, log_to_stderr, open_standard_streams, printable
 
 PYTHONS = (3, 9), (3, 13)  # the first and the last that PaddlePaddle 3.2.2 has packages for
-EXPECTED = (ProjectError, ValueError, OSError, MemoryError)
+EXPECTED = (ProjectError, ModelError, ValueError, OSError, MemoryError)
 
 
 def add_log_level(parser: argparse._ActionsContainer, hidden: bool = False) -> None:
@@ -61,13 +61,16 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     try:
         interrupts.raise_outside_imports()
         process_limits.check_stack()
-        code = main(argv) or 0
+        try:
+            code = main(argv) or 0
+        except SystemExit as end:  # --help, wrong usage
+            code = end.code
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = interrupts.INTERRUPTED
     except BrokenPipeError:  # `... | head`: the reader has left, there is nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         code = 1
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("dcgan", "export", "deploy", "tools"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -217,7 +218,7 @@ class Service:
         named = query.get("model")
         if named not in (None, model.tag):
             raise Problem(404, f"the model {received(named)} is not served; expected is {model.tag} or none")
-        return model, Caching(f'"{model.tag}-{what}"', named is not None, request.headers.get("if-none-match"))
+        return model, Caching(f'"{model.tag}-{what}"', named is not None, request)
 
     # ---- about the server -------------------------------------------------------------------------------------------
 
@@ -266,10 +267,15 @@ class Service:
         content = files.get(name) or (await run_in_threadpool(playground.static_files)).get(name)
         if content is None or not files:
             raise HTTPException(404)
-        caching = Caching(f'"{hashlib.sha256(content).hexdigest()[:32]}"', False, request.headers.get("if-none-match"))
+        caching = Caching(_file_tag(content), False, request)
         if caching.is_known:
             return caching.not_modified()
         return Content(content, _media_type(name), caching.headers)
+
+
+@functools.lru_cache(maxsize=64)  # of the runtime's 14 MB it takes 12 ms, in which nothing else is answered
+def _file_tag(content: bytes) -> str:
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 class Caching:
@@ -279,9 +285,10 @@ class Caching:
     image after a reload, so a cache must ask, which costs a 304 and no image.
     """
 
-    def __init__(self, etag: str, is_versioned: bool, if_none_match: str | None):
+    def __init__(self, etag: str, is_versioned: bool, request: Request):
         self.headers = {"etag": etag, "cache-control": FOREVER if is_versioned else "public, no-cache"}
-        known = [part.strip().removeprefix("W/") for part in (if_none_match or "").split(",")]
+        asked = ",".join(request.headers.getlist("if-none-match"))
+        known = [part.strip().removeprefix("W/") for part in asked.split(",")]
         self.is_known = etag in known or "*" in known
 
     def not_modified(self) -> Response:

@@ -240,6 +240,8 @@ class Engine:
                     job.images = np.empty((job.count, *levels.shape[1:]), np.uint8)
                 job.images[start:stop] = levels[rows]
             if job.scores is not None and logits is not None:
+                if np.isnan(logits[rows]).any():
+                    job.problem = job.problem or Problem(500, "the discriminator gives no numbers for these images")
                 job.scores[start:stop] = 1.0 / (1.0 + np.exp(-np.clip(logits[rows], -700, 700)))
             job.made = stop
 

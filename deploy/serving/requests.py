@@ -59,7 +59,8 @@ def seeds(value: Any, most: int) -> list[int]:
         try:
             found = Seeds.parse(value)
         except ValueError as error:
-            raise Problem(422, f"seeds such as 0,7,100-199 were expected, received {received(value)}") from error
+            sentence = f"seeds such as 0,7,100-199 were expected, received {received(value)}: {_reason(error)}"
+            raise Problem(422, sentence) from error
         _count(len(found), most)
         return list(found)
     if not isinstance(value, list) or not value:
@@ -92,7 +93,7 @@ def latents(value: Any, most: int, latent_dim: int) -> np.ndarray:
 
 async def body(request: Request, most: int, *allowed: str) -> dict[str, Any]:
     """The JSON object that was sent, of at most `most` bytes, with known keys only."""
-    encoding = request.headers.get("content-encoding", "identity")
+    encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise Problem(415, f"a body that is not packed was expected, received {received(encoding)}")
     length = request.headers.get("content-length", "0")
@@ -107,7 +108,8 @@ async def body(request: Request, most: int, *allowed: str) -> dict[str, Any]:
     except ClientDisconnect as error:
         raise ClientGone from error
     try:
-        value = json.loads(bytes(content), parse_int=_number(int), parse_float=_number(float), parse_constant=_refuse)
+        numbers = {"parse_int": _number(int), "parse_float": _number(float), "parse_constant": _refuse}
+        value = json.loads(bytes(content), object_pairs_hook=_each_once, **numbers)
     except (ValueError, RecursionError) as error:
         raise Problem(
             400, f"a JSON object was expected, received {received(bytes(content))}: {_reason(error)}"
@@ -118,6 +120,13 @@ async def body(request: Request, most: int, *allowed: str) -> dict[str, Any]:
     if unknown:
         raise Problem(422, f"the key {received(unknown[0])} is unknown; expected are {_names(allowed)}")
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def _number(convert: Any) -> Any:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 
@@ -84,9 +84,10 @@ class _Process:
         self.server = _Server(config)
         connections = self.server.server_state.connections
         state.metrics.watch(lambda: state.engine.held, lambda: len(connections))
-        for name in ("SIGTERM", "SIGINT"):
-            loop.add_signal_handler(getattr(signal, name), self.stop, getattr(signal, name))
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            _on_signal(loop, number, self.stop, number)
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            _on_signal(loop, signal.SIGHUP, self.reload)
         self.start(self.sweep())
         self.start(self.load_first())
         await self.server.serve([self.listener])
@@ -172,6 +173,13 @@ class _Process:
             now = loop.time()
             for connection in list(self.server.server_state.connections):
                 connection.sweep(now)
+
+
+def _on_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callable, *arguments: Any) -> None:
+    try:
+        loop.add_signal_handler(number, callback, *arguments)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback, *arguments))
 
 
 def _describe(model: Model) -> str:

@@ -100,11 +100,14 @@ export class Engine {
   }
 
   #arrived({ id, pixels, failure }) {
+    const { job, first, count, isLast } = this.#busy;
     if (failure) {
+      this.#busy = null;
       this.onFailure(new Failure(failure.reason, failure.detail));
+      job.finish(false);
+      this.#feed(); // what else waits is told so too
       return;
     }
-    const { job, first, count, isLast } = this.#busy;
     if (id !== this.#busy.id) return;
     this.#busy = null;
     const length = pixels.length / count;

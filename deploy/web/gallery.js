@@ -85,7 +85,7 @@ export class Gallery {
     const to = {
       ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0, End: buttons.length - 1,
     }[event.key];
-    if (at < 0 || to === undefined) return;
+    if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault(); // the page must not scroll, not even at an edge
     if (!buttons[to]) return;
     this.#enterAt(buttons, to);

@@ -95,7 +95,7 @@ function setUpTabs(shows) {
     tab.addEventListener("click", () => choose(tool));
     tab.addEventListener("keydown", (event) => {
       const to = { ArrowLeft: i - 1, ArrowRight: i + 1, Home: 0, End: TOOLS.length - 1 }[event.key];
-      if (to === undefined) return;
+      if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return; // Alt and an arrow: Back
       event.preventDefault(); // Home and End must not scroll the page
       const next = TOOLS[(to + TOOLS.length) % TOOLS.length];
       choose(next);

@@ -24,7 +24,7 @@ export class Page {
 
   /** Change parts of the state. With `isNew`, the browser's Back button leads to what was before. */
   set(changes, isNew = false) {
-    this.#writeLink();
+    if (isNew) this.#writeLink();
     Object.assign(this.state, changes);
     if (isNew && writeLink(this.state) !== location.hash) history.pushState(null, "", writeLink(this.state));
     clearTimeout(this.#timer);

@@ -32,6 +32,7 @@ export function setUpStage(page, favourites) {
       const label = text("saveAs", { size: button.value });
       button.setAttribute("aria-label", label);
       button.title = label;
+      button.disabled = !page.engine; // until the model is loaded, there is nothing to save
     }
     element("status").textContent = ""; // what it said was of the link or the language before
     portrait(state);

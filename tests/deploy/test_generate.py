@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deploy import generate, images
+from deploy.files import aside_name
 from deploy.generate import write_images
 from deploy.manifest import ModelError
 from deploy.runtimes import load_discriminator, load_generator
@@ -158,6 +159,22 @@ def test_scores_of_every_image_by_seed(export, generator, out, suffix):
         assert scores.mean == pytest.approx(expected.mean(), abs=1e-5)
         assert scores.lowest[1] == list(seeds)[expected.argmin()]
         assert scores.highest[1] == list(seeds)[expected.argmax()]
+
+
+def test_a_discriminator_without_a_number_to_give_ends_the_run_by_seed(export, generator, out, monkeypatch):
+    discriminator = load_discriminator(export.folder)
+    monkeypatch.setattr(discriminator, "run", lambda images: np.array([[1.0], [np.nan]] * (len(images) // 2)))
+    with pytest.raises(ModelError, match="the discriminator gives no number for seed 1"):
+        write_images(generator, Seeds(range(4)), out, discriminator=discriminator)
+    assert not (out / "scores.json").exists()
+
+
+def test_an_unfinished_file_of_a_killed_run_goes_with_the_next(generator, out):
+    out.mkdir(parents=True)
+    left = aside_name(out / "images.npz")
+    left.write_bytes(b"a part")
+    write_images(generator, Seeds(range(2)), out)
+    assert not left.exists()
 
 
 def test_memory_is_bounded_however_slow_the_disk_is(generator, out, monkeypatch):

@@ -88,6 +88,16 @@ def test_a_log_that_nobody_reads_any_more_or_a_full_one_ends_no_run(tmp_path):
     assert done.returncode == 0 and (tmp_path / "a.npy").exists()
 
 
+@pytest.mark.parametrize("command", ["deploy/infer.py --n 2 --out {out}", "tools/report.py --help"])
+def test_an_answer_that_nobody_reads_any_more_is_no_traceback(tmp_path, command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, *command.format(out=tmp_path / "faces").split()]
+    done = subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert done.returncode in (0, 1) and b"Error" not in done.stderr and b"Exception" not in done.stderr, done.stderr
+
+
 def test_no_variable_of_the_environment_breaks_a_run(tmp_path):
     """Each was a traceback, MPLBACKEND at the first grid; together they are one process."""
     odd = {"PYTHONOPTIMIZE": "2", "MPLBACKEND": "foo", "PADDLE_LOCAL_SIZE": "0", "OMP_NUM_THREADS": "99999999999"}

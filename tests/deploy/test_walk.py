@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import logging
 import shutil
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from deploy import walk
 from deploy.manifest import ModelError
 from deploy.own_files import MARK
 from deploy.runtimes import load_generator
 from deploy.seeds import latents
-from deploy.walk import slerp, walk_latents, write_walk
+from deploy.walk import encode_gif, slerp, walk_latents, write_walk
 
 
 def test_an_arc_keeps_its_radius_and_its_speed():
@@ -116,6 +118,18 @@ def test_a_video_that_could_not_be_written_leaves_the_old_one(export, tmp_path, 
     with pytest.raises(OSError, match="could not be written whole"):
         write_walk(load_generator(export.folder), [3, 14], path, frames=4, fps=20, scale=1, batch_size=5)
     assert path.read_bytes().startswith(b"old") and [p.name for p in tmp_path.glob("*walk*")] == ["walk.mp4"]
+
+
+@pytest.mark.parametrize("fps", [15, 24, 30, 50])
+def test_a_gif_lasts_as_long_as_asked_to_a_hundredth_of_a_second(fps):
+    """OpenCV cuts off what is less than a hundredth: 24 frames a second became 25, 30 became 33."""
+    content = encode_gif((np.full([8, 8, 3], 9 * i, np.uint8) for i in range(24)), fps)
+    gif = Image.open(io.BytesIO(content))
+    durations = []
+    for i in range(gif.n_frames):
+        gif.seek(i)
+        durations.append(gif.info["duration"])
+    assert gif.n_frames == 24 and abs(sum(durations) - 24000 / fps) <= 10
 
 
 def test_an_old_opencv_refuses_gif_before_anything_is_made(export, tmp_path, monkeypatch):

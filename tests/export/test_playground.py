@@ -646,6 +646,20 @@ def test_the_link_is_said_to_be_copied_until_something_changes(opened):
     assert page.inner_text("#status") == ""
 
 
+def test_the_link_follows_a_slider_once_it_rests(opened):
+    """Safari throws at the hundredth rewrite within seconds: a walk of a minute stopped there."""
+    page = opened()
+    page.evaluate("""() => {
+      globalThis.rewrites = 0;
+      const rewrite = history.replaceState.bind(history);
+      history.replaceState = (...given) => { rewrites += 1; rewrite(...given); };
+      const slider = document.querySelector("#wild");
+      for (let i = 0; i < 300; i++) { slider.value = i % 2 ? 0.8 : 1.2; slider.dispatchEvent(new Event("input")); }
+    }""")
+    page.wait_for_function("globalThis.rewrites > 0")
+    assert page.evaluate("rewrites") == 1 and page.evaluate("location.hash").endswith("wild=0.8")
+
+
 def test_both_languages_say_everything(page):
     """Every text of one language exists in the other, with the same {names} in it."""
     texts = page.evaluate("async () => (await import('./texts.js')).TEXTS")

@@ -83,10 +83,11 @@ def repeat(model):
 
 
 def take_larger_steps_first(model):
-    """OpenVINO takes the first of two attributes of one name; the last is what the export had."""
-    node, own = next((node, a) for node in model.graph.node for a in node.attribute if a.name == "strides")
-    node.attribute.append(helper.make_attribute("strides", list(own.ints)))
-    own.ints[:] = [40, 40]
+    """OpenVINO takes the first of two attributes of one name."""
+    node = next(node for node in model.graph.node if node.op_type.startswith("Conv"))
+    own = [attribute for attribute in node.attribute if attribute.name != "strides"]
+    del node.attribute[:]
+    node.attribute.extend(own + [helper.make_attribute("strides", sizes) for sizes in ([40, 40], [1, 1])])
 
 
 def add_two_images(model):

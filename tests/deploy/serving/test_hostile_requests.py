@@ -82,6 +82,7 @@ WRONG = [
     (*POST, json.dumps({"latents": [[0.0] * 8] * 101}), 422),
     (*POST, "x" * 200_000, 413),
     ("POST", "/v1/score", '{"seeds": [-1]}', 422),
+    ("POST", "/v1/faces", '{"seeds": "1", "seeds": "2"}', 400),
 ]
 RAW = [
     b"\r\n\r\n\r\nnonsense\r\n\r\n",
