@@ -37,6 +37,34 @@ from tests.tiny import TINY
 paddle.base.core.set_num_threads(thread_count())
 
 
+# Files that take longest, first: a process that begins one of them last would work while the others have ended.
+LONGEST = (
+    "tests/export/test_playground.py",
+    "tests/dcgan/test_resume.py",
+    "tests/dcgan/test_train.py",
+    "tests/dcgan/distributed/test_process_group.py",
+    "tests/dcgan/distributed/test_launcher.py",
+    "tests/dcgan/test_selftest.py",
+    "tests/deploy/test_streams.py",
+    "tests/tools/test_train.py",
+    "tests/tools/test_export.py",
+    "tests/tools/test_benchmark.py",
+    "tests/export/test_exporter.py",
+    "tests/export/test_parity_full_size.py",
+    "tests/test_install.py",
+    "tests/tools/benchmarks/test_scale.py",
+    "tests/tools/benchmarks/test_to_quality.py",
+    "tests/docs/test_make_images.py",
+    "tests/docs/test_search_recipes.py",
+    "tests/notebooks/test_dcgan_faces.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
 @pytest.fixture(autouse=True)
 def log_levels():
     """A tool that a test calls in this process sets the level of our loggers; the next test finds them as they were."""

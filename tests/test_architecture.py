@@ -77,7 +77,7 @@ WITHOUT_PADDLE = (
     "dcgan.images",
     "dcgan.config",
     "dcgan.checkpoints.checkpoint",
-    "dcgan.params",
+    "dcgan.checkpoints.params",
 )
 
 

@@ -11,6 +11,7 @@ import pytest
 from dcgan import DCGAN
 from dcgan.data.loader import BatchLoader
 from dcgan.networks.batch_norm import precise_bn_latents
+from dcgan.training import adversarial_model
 from dcgan.training.augment import Chain, DiffAugment, InstanceNoise
 from dcgan.training.state import network_arrays
 from tests.comparisons import everything
@@ -60,6 +61,30 @@ def test_a_resumed_run_with_this_option_ends_in_the_same_bits_and_the_option_cou
     assert changed(straight, everything(trained(second, images))) == []
     bare = everything(trained(build(ema=settings.get("ema", 0.9)), images, epochs=2))
     assert any(not np.array_equal(straight[name], bare[name]) for name in straight.keys() & bare.keys())
+
+
+@pytest.mark.parametrize(
+    "setting", [{"loss": "lsgan"}, {"init": "normal"}, {"beta1": 0.9}, {"beta2": 0.9}, {"texture_weight": 0.0}], ids=str
+)
+def test_a_setting_reaches_the_weights(build, images, setting):
+    """Two iterations: in the first, Adam's step does not depend on its betas."""
+    weights = []
+    for settings in ({}, setting):
+        model = build(**settings)
+        for _ in range(2):
+            model.train_batch([images[:8]])
+        weights.append(network_arrays(model.generator))
+    assert changed(*weights)
+
+
+def test_the_texture_distance_counts_by_its_weight(build, images, monkeypatch):
+    losses = []
+    for distance in (0.0, 7.0):
+        monkeypatch.setattr(adversarial_model, "texture_distance", lambda fake, real, d=distance: paddle.to_tensor(d))
+        model = build(texture_weight=3.0)
+        model.train_batch([images[:8]])
+        losses.append(float(model.scalars["loss_g"]))
+    assert losses[1] - losses[0] == pytest.approx(21.0, rel=1e-4)
 
 
 def test_two_rates_belong_to_their_networks(build):

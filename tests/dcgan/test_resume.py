@@ -14,9 +14,22 @@ from dcgan.runs.folder import RunFolder
 from tests.comparisons import assert_same_run, numbers, weights
 
 
+@pytest.fixture(scope="module")
+def straight_run(tmp_path_factory):
+    """Where the run of `straight` lies, once it is trained."""
+    return tmp_path_factory.mktemp("straight") / "00000-faces"
+
+
+@pytest.fixture
+def straight(config, straight_run):
+    """The folder of a run of nine iterations that nothing stopped; trained once, and only to be looked at."""
+    if not straight_run.exists():
+        runs.train(dataclasses.replace(config, out=str(straight_run.parent)))
+    return straight_run
+
+
 @pytest.mark.parametrize("stop", [2, 3, 4, 5, 7])
-def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits_and_the_same_metrics(config, stop):
-    straight = runs.train(config).folder
+def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_bits_and_the_same_metrics(config, straight, stop):
     first = runs.train(dataclasses.replace(config, steps=stop)).folder
     resumed = runs.train(config, find_checkpoint(first))
     assert resumed.folder == first and resumed.global_step == 9
@@ -42,8 +55,7 @@ def test_a_run_killed_right_after_saving_at_the_end_of_an_epoch_is_resumed_to_th
     assert numbers(straight)[saved:] == numbers(resumed)
 
 
-def test_metrics_after_the_checkpoint_are_forgotten_on_resume(config):
-    straight = runs.train(config).folder
+def test_metrics_after_the_checkpoint_are_forgotten_on_resume(config, straight):
     first = runs.train(dataclasses.replace(config, steps=4)).folder
     with open(first / "metrics.jsonl", "a") as stream:  # as a killed process leaves it: later records, half a line
         stream.write(json.dumps({"step": 5, "loss_d": 77.0}) + "\n" + '{"step": 6, "lo')
@@ -93,8 +105,7 @@ def test_what_an_earlier_resume_set_aside_is_kept(config):
     assert [(path / "notes.txt").read_text() for path in aside] == ["first", "second"]
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config, caplog):
-    straight = runs.train(config).folder
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(config, straight, caplog):
     run = runs.train(dataclasses.replace(config, steps=4)).folder
     with open(run / "checkpoints" / "step-00000004" / "generator.safetensors", "r+b") as stream:
         stream.seek(300)
@@ -122,8 +133,7 @@ def test_resuming_with_other_images_is_refused(config, images, packed):
         runs.train(config, find_checkpoint(run))
 
 
-def test_images_that_were_moved_are_the_same_images(config, packed):
-    straight = runs.train(config).folder
+def test_images_that_were_moved_are_the_same_images(config, straight, packed):
     run = runs.train(dataclasses.replace(config, steps=4)).folder
     moved = packed.rename(packed.with_name("elsewhere.npy"))
     assert runs.train(dataclasses.replace(config, data=str(moved)), find_checkpoint(run)).folder == run

@@ -250,10 +250,11 @@ def test_command_txt_is_a_line_that_a_shell_understands(config):
     assert line.startswith("train.py --data 'my photos' --out 'a\\nb'  # python")
 
 
-def test_rollback_gives_up_after_three_attempts(config, collapsing):
+def test_rollback_gives_up_after_three_attempts(config, collapsing, caplog):
     collapsing(times=99)
     with pytest.raises(TrainingError, match="last good checkpoint"):
         runs.train(dataclasses.replace(config, on_collapse="rollback"))
+    assert caplog.text.count("Going back to") == 3 and "attempt 3 of 3" in caplog.text
 
 
 # ---- what it computes with ------------------------------------------------------------------------------------------

@@ -147,8 +147,8 @@ def test_an_ill_conditioned_network_is_allowed_its_own_rounding_but_not_more(mea
     assert not measured(lambda z: reference_images(z) + np.float32(9e-4), shaky, FP32._replace(levels=9)).passed
 
 
-@pytest.mark.parametrize(("exact", "message"), [(2e-3, "not fit for float32"), (np.nan, "not fit|NaN")])
-def test_a_network_that_float32_cannot_hold_is_no_reference(reference, exact, message):
+@pytest.mark.parametrize("exact", [2e-3, np.nan])
+def test_a_network_that_float32_cannot_hold_is_no_reference(reference, exact):
     report = Report()
     parity.check_reference(report, "generator", reference._replace(exact=reference.exact + exact))
     assert len(report.problems) == 1 and ("not fit for float32" in report.problems[0])

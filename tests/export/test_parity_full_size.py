@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
 
 def test_every_runtime_draws_the_trained_images_to_a_hundred_thousandth(trained, tmp_path):
     run, images = trained
-    export_config = ExportConfig(run, ("paddle", "onnx"), ("generator",), precise_bn=0, uint8=True)
+    export_config = ExportConfig(run, ("paddle", "onnx"), ("generator",), precise_bn=0)
     export(tmp_path / "export", export_config)
     rows = read_manifest(tmp_path / "export").parity["rows"]
     assert {(row["runtime"], row["batch_size"]) for row in rows} == {

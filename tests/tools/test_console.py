@@ -1,5 +1,4 @@
 import errno
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -88,12 +87,17 @@ def test_the_exit_code_is_what_the_tool_returns(returned, code, capsys):
     assert ending(lambda argv: returned, capsys)[0] == code
 
 
-def test_debug_level_adds_the_traceback(capsys):
+def test_debug_level_adds_the_traceback(caplog):
     start_logging("debug")
     try:
         with pytest.raises(SystemExit):
             run(fail(ValueError("x")), [])
-        assert logging.getLogger("dcgan").isEnabledFor(logging.DEBUG)
+        assert "Traceback" in caplog.text and "ValueError: x" in caplog.text
+        caplog.clear()
+        start_logging("info")
+        with pytest.raises(SystemExit):
+            run(fail(ValueError("x")), [])
+        assert "Traceback" not in caplog.text
     finally:
         start_logging("info")
 

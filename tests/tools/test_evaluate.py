@@ -13,6 +13,7 @@ from dcgan import DCGAN, TrainConfig
 from dcgan.callbacks.metrics_log import History, read_records
 from dcgan.checkpoints.params import write_params
 from dcgan.data.prepare import prepare
+from dcgan.errors import EvaluationError, ProjectError
 from dcgan.images import to_uint8, write_png
 from dcgan.training.state import network_arrays
 from deploy.files import write_json
@@ -184,7 +185,7 @@ def test_a_figure_is_compared_with_an_earlier_one_of_its_protocol_only(evaluate,
     evaluate("--n", 20, "--out", tmp_path)
     text = evaluate("--n", 20, "--seed", 100, "--out", tmp_path / "now", "--compare", tmp_path)
     assert any(word.startswith(("+", "-")) for word in text.splitlines()[0].split())
-    with pytest.raises(Exception, match="not compared: .*n_real: 20, 30"):
+    with pytest.raises(EvaluationError, match="not compared: .*n_real: 20, 30"):
         evaluate("--n", 30, "--out", tmp_path / "other", "--compare", tmp_path)
     assert (tmp_path / "other" / "evaluate.json").is_file()  # what was measured is not lost
 
@@ -259,7 +260,7 @@ def test_a_run_whose_images_changed_is_not_measured_against_them_unawares(evalua
     config = TrainConfig(data=str(other.path), **TINY, ema=0.9)
     shutil.rmtree(state)
     DCGAN(config).save(state, extra={"config": config.to_json(), "data": {"digest": "0" * 64, "count": 50}})
-    with pytest.raises(Exception, match="does not hold the images that this was trained on"):
+    with pytest.raises(ProjectError, match="does not hold the images that this was trained on"):
         evaluate("--checkpoint", run, "--n", 20)
     evaluate("--checkpoint", run, "--n", 20, "--data", other.path)
     assert "measuring against it" in caplog.text

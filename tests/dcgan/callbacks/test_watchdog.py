@@ -23,7 +23,7 @@ from tests.comparisons import record
 def test_watchdog_names_the_state_and_its_reason(change, state, words):
     judged = record(**{"step": 500, **change})
     Watchdog(0.4, [])(judged)
-    assert judged["state"] == state and words in judged["reason"]
+    assert judged["state"] == state and words in judged["reason"] and bool(words) == bool(judged["reason"])
 
 
 def test_watchdog_warns_when_the_discriminator_has_won_for_many_records():

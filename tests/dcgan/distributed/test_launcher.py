@@ -87,14 +87,14 @@ def free_port():
         return server.getsockname()[1]
 
 
-@pytest.mark.parametrize("form", ["plain", "--backend", "--nnodes"])
+# The plain launcher is that of the resume in test_process_group.py.
+@pytest.mark.parametrize("form", ["--backend", "--nnodes"])
 def test_a_launcher_trains_with_two_processes_and_leaves_one_run_folder(form, tmp_path, start_process):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json()))
     command = [TRAIN, "--config", "config.json"]
     launch = ["-m", "paddle.distributed.launch"]
     if form != "--nnodes":
-        backend = ["--backend", "gloo"] if form == "--backend" else []
-        launches = [[*launch, *backend, "--nproc_per_node", "2", "--log_dir", "log0"]]
+        launches = [[*launch, "--backend", "gloo", "--nproc_per_node", "2", "--log_dir", "log0"]]
     else:
         launch += ["--nnodes", "2", "--nproc_per_node", "1", "--master", f"127.0.0.1:{free_port()}"]
         launches = [[*launch, "--rank", str(rank), "--log_dir", f"log{rank}"] for rank in (0, 1)]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
@@ -5,7 +7,6 @@ import pytest
 from dcgan import DCGAN
 from dcgan.data.loader import BatchLoader
 from dcgan.networks.batch_norm import precise_bn_latents
-from dcgan.networks.modes import evaluating
 from tests.comparisons import equal, everything
 
 
@@ -50,14 +51,20 @@ def test_a_seed_is_the_same_image_alone_and_among_others(model, loader):
     np.testing.assert_allclose(model.generate(range(20), batch_size=3), together, atol=1e-6)
 
 
-def test_drawing_leaves_training_mode_and_gradients_as_they_were(model, loader):
-    model.generator.train()
-    with evaluating(model.generator):
-        assert not model.generator.training
-    assert model.generator.training
-    before = everything(model)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_generating_leaves_modes_and_gradients_as_they_were(tiny_config, images, ema):
+    model = DCGAN(dataclasses.replace(tiny_config, ema=ema))
+    model.train_batch([images[:8]])
+    networks = (model.generator, model.discriminator, model.network)
+
+    def seen():
+        gradients = [p.grad.numpy() for p in model.parameters() if p.grad is not None]
+        return [network.training for network in networks], gradients
+
+    modes, gradients = seen()
+    assert modes[:2] == [True, True] and gradients
     model.generate(range(3))
-    assert equal(before, everything(model))
+    assert seen()[0] == modes and all(map(np.array_equal, seen()[1], gradients))
 
 
 def test_statistics_of_the_average_generator_are_those_of_its_own_weights(model, loader):

@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import pytest
 
@@ -42,9 +43,14 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_starts(processes, rou
 
 
 def test_a_process_that_fails_is_an_error_that_says_why(tmp_path, monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # one that is empty makes the launcher fail
+    def failing(command, **_):
+        (tmp_path / "log").mkdir()
+        (tmp_path / "log" / "workerlog.0").write_text("Traceback\nValueError: image_size must be a power of two\n")
+        return subprocess.CompletedProcess(command, 1, "", "")
+
+    monkeypatch.setattr(scale.subprocess, "run", failing)
     settings = {"steps": 1, "batch_size": 8, "image_size": 48, "base_channels": 4}
-    with pytest.raises(ProjectError, match="1 processes failed: .*power of two"):
+    with pytest.raises(ProjectError, match="1 processes failed: ValueError: image_size must be a power of two"):
         scale.rounds(settings, 1, 1, 1, tmp_path, print)
 
 
