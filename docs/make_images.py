@@ -49,6 +49,11 @@ SEEDS_OF_THE_WALK = (0, 100, 200, 0)  # each cell adds its own number
 MILLISECONDS = {"first": 900, "training": 130, "trained": 1600, "walk": 70}
 STRIP = 26  # pixels below the film's faces
 INK, BAR, RAIL = (70, 80, 92), (37, 99, 235), (225, 229, 235)
+# Resolves when a page has decoded its images and painted with them.
+PAINTED = """async () => {
+  await Promise.all([...document.images].map((image) => image.decode()));
+  for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
+}"""
 VIEW = {"width": 1000, "height": 1078}  # as wide and high as the film
 
 
@@ -200,7 +205,7 @@ def write_pages(run: Path, model: Path, folder: Path) -> list[Path]:
             page = browser.new_page(viewport=VIEW, locale=locale)
             page.set_default_timeout(120_000)  # a busy machine is no failure
             page.goto(report)
-            page.wait_for_timeout(1000)  # it paints its canvases when its images are decoded
+            page.evaluate(PAINTED)
             shots[f"report{suffix}"] = page.screenshot()
             page.goto(address)
             page.wait_for_function("'ready' in document.body.dataset && playground.isIdle()")
