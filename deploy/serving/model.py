@@ -58,4 +58,6 @@ def load(folder: PathLike, backend: str = "auto", threads: int = 0) -> Model:
     discriminator = None
     if manifest.find("discriminator", BACKENDS[generator.backend]) is not None:
         discriminator = load_discriminator(folder, generator.backend, threads=threads)
+    if read_manifest(folder) != manifest:  # the generator could be of one export and the discriminator of another
+        raise ModelError(f"{folder} was replaced by another export while it was loaded. Load it again.")
     return Model(generator, discriminator, manifest, row, model_files(folder, manifest))

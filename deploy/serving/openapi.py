@@ -37,30 +37,26 @@ def schema(max_images: int) -> dict[str, Any]:
     faces: dict[str, Any] = {}
     for extension, media in (("png", "image/png"), ("jpg", "image/jpeg"), ("webp", "image/webp")):
         faces[f"/faces/{{seed}}.{extension}"] = {
-            "get": _operation(
-                f"The image of a seed as .{extension}", [seed, _MODEL], [media], 200, 304, 404, 422, 429, 503
-            )
+            "get": _operation(f"The image of a seed as .{extension}", [seed, _MODEL], [media], *_IMAGE_STATUSES)
         }
     frames = _query("frames", f"2 .. {min(max_images, LONGEST_GIF)}", {"type": "integer"}, 60)
     fps = _query("fps", "Frames a second, 1 .. 50", {"type": "integer"}, 25)
     scale = _query("scale", "Each pixel becomes scale x scale, 1 .. 4", {"type": "integer"}, 2)
-    grid = _operation(
-        "A grid of the images of some seeds", [seeds, _MODEL], ["image/png"], 200, 304, 404, 422, 429, 503
-    )
+    grid = _operation("A grid of the images of some seeds", [seeds, _MODEL], ["image/png"], *_IMAGE_STATUSES)
     walk = _operation(
         "A video from face to face and back to the first",
         [seeds, frames, fps, scale, _MODEL],
         ["image/gif"],
-        *(200, 304, 404, 422, 429, 503),
+        *(*_IMAGE_STATUSES, 501),
     )
     media = ["application/zip", "application/x-npz", "application/json"]
-    many = _operation("Images of seeds or latents", [], media, 200, 400, 413, 415, 422, 429, 503)
+    many = _operation("Images of seeds or latents", [], media, 200, 400, 413, 415, 422, 429, 500, 503)
     many["requestBody"] = _body({**inputs, **form})
     score = _operation(
         "How real the discriminator finds the images, if one is exported",
         [],
         ["application/json"],
-        *(200, 400, 404, 413, 415, 422, 429, 503),
+        *(200, 400, 404, 413, 415, 422, 429, 500, 503),
     )
     score["requestBody"] = _body(inputs)
     return {
@@ -109,8 +105,11 @@ _WORDS = {
     415: "A packed body",
     422: "A value that makes no sense",
     429: "The queue is full: try again after Retry-After seconds",
+    500: "The model failed: the server's log says more",
+    501: "This server's OpenCV cannot write .gif",
     503: "Not ready, or stopping",
 }
+_IMAGE_STATUSES = (200, 304, 404, 422, 429, 500, 503)
 
 
 def _operation(summary: str, parameters: list[dict[str, Any]], media: list[str], *statuses: int) -> dict[str, Any]:
