@@ -117,6 +117,11 @@ def test_distances_between_the_images_of_a_batch_need_two():
     TrainConfig(batch_size=1, energy_weight=0.0, texture_weight=0.0).validate()
 
 
+def test_statistics_of_one_generator_in_several_processes_need_its_average():
+    with pytest.raises(ValueError, match="precise_bn with sync_bn needs an averaged generator: set ema"):
+        TrainConfig(precise_bn=True, sync_bn=True, ema=0.0).validate()
+
+
 @pytest.mark.parametrize("size", [-64, 0, 1, 8, 48, 63, 65, 512])
 def test_image_size_is_a_power_of_two(size):
     with pytest.raises(ValueError, match=f"image_size must be a power of two from 16 to 256, received {size}$"):

@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dcgan import selftest
 from dcgan.errors import ProjectError
-from dcgan.selftest import SETTINGS, _differences, prove_resume
+from dcgan.selftest import SETTINGS, Outcome, _differences, prove_resume
 
 
 def test_runs_killed_while_training_and_while_saving_end_in_the_same_bits(tmp_path):
@@ -39,3 +40,21 @@ def test_a_child_that_fails_for_another_reason_is_reported_with_its_words(tmp_pa
     config = dataclasses.replace(SETTINGS, data="nowhere")
     with pytest.raises(ProjectError, match="there is no nowhere"):
         list(prove_resume(tmp_path, kills=1, config=config))
+
+
+@pytest.mark.parametrize(("differences", "code", "verdict"), [([], 0, "bit-identical"), (["g/w"], 1, "DIFFERENT: g/w")])
+def test_the_report_names_what_differs_and_fails_over_it(monkeypatch, capsys, differences, code, verdict):
+    outcomes = [Outcome("training, step 7", 4, []), Outcome("writing a checkpoint", 8, differences)]
+    monkeypatch.setattr(selftest, "prove_resume", lambda *_: outcomes)
+    assert selftest.main(["--kills", "2"]) == code
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == "killed training, step 7; resumed from step 4: bit-identical" and second.endswith(verdict)
+    assert last.startswith(f"{2 - code} of 2 killed runs ended bit-identical")
+
+
+def test_a_selftest_that_cannot_run_is_one_line(monkeypatch, capsys):
+    def fail(*_):
+        raise ProjectError("no run could be killed")
+
+    monkeypatch.setattr(selftest, "prove_resume", fail)
+    assert selftest.main([]) == 1 and capsys.readouterr().err == "error: no run could be killed\n"

@@ -234,6 +234,7 @@ def test_debug_adds_the_traceback(run, caplog):
         (["--verify", "--seeds", "9"], "--verify and --seeds exclude each other"),
         (["--frames", "60"], "--frames is for a video: it needs --interpolate"),
         (["--fps", "9", "--verify"], "--fps is for a video: it needs --interpolate"),
+        (["--precision", "bf16"], "--precision bf16 needs --backend openvino"),
         (["--unknown"], "unrecognized"),
     ],
 )

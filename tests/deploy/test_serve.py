@@ -22,10 +22,12 @@ import numpy as np
 import pytest
 
 import deploy
+from deploy import serve
 from deploy.infer import main as infer
 from deploy.manifest import read_manifest, to_json
 from deploy.seeds import latents
 from deploy.serving import openapi
+from deploy.serving import server as server_module
 
 SCRIPT = Path(deploy.__file__).with_name("serve.py")
 
@@ -330,3 +332,30 @@ def test_sigint_ends_with_130(start_server, served_export):
     server = start_server(served_export.folder)
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(30) == 130 and "Traceback" not in server.log
+
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--max-queue", "5", "--max-images", "10"], "--max-queue must be at least --max-images, received 5 and 10"),
+        (["--port", "65536"], "0 .. 65535"),
+        (["--max-batch", "0"], "1 .. 4096"),
+    ],
+)
+def test_wrong_usage_is_refused(flags, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        serve.parse(flags)
+    assert caught.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_flags_reach_the_server(monkeypatch, served_export):
+    seen = []
+    monkeypatch.setattr(server_module, "serve", lambda options, *_: seen.append(options) or 0)
+    flags = "--max-batch 7 --max-wait-ms 250 --max-queue 40 --max-images 30 --max-connections 20 --threads 1".split()
+    assert serve.main(["--port", "0", "--model", str(served_export.folder), *flags]) == 0
+    (options,) = seen
+    assert (options.max_batch, options.max_wait, options.max_queue, options.max_images) == (7, 0.25, 40, 30)
+    assert (options.max_connections, options.threads, options.model) == (20, 1, served_export.folder)

@@ -250,6 +250,13 @@ def test_wrong_use_gives_one_clear_line(user, monkeypatch, capsys, flags, told):
     assert answer.out == ""
 
 
+@pytest.mark.parametrize("text", ["1", "0,0", "nan,1", "0,1e9", "a,b"])
+def test_a_range_of_pixels_is_two_different_numbers(text, capsys):
+    with pytest.raises(SystemExit) as caught:
+        tool.parser().parse_args(["--inception-range", text])
+    assert caught.value.code == 2 and f"expected, received '{text}'" in capsys.readouterr().err
+
+
 def test_a_run_whose_images_changed_is_not_measured_against_them_unawares(evaluate, user, tmp_path, caplog):
     import shutil
 

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import numpy as np
 import paddle
@@ -51,6 +52,17 @@ def test_a_seed_is_the_same_image_alone_and_among_others(model, loader):
     np.testing.assert_allclose(model.generate(range(20), batch_size=3), together, atol=1e-6)
 
 
+def test_processes_that_share_a_grid_unevenly_generate_the_whole_of_it(model, monkeypatch):
+    """Ten seeds in three processes: four each, and what is too much is cut off."""
+    alone, parts = model.generate(range(10)), []
+    for rank in range(3):
+        group = types.SimpleNamespace(size=3, rank=rank, all_gather=lambda own: parts.append(own) or own)
+        monkeypatch.setattr(model, "process_group", group)
+        model.generate_sharded(range(10))
+    assert [len(part) for part in parts] == [4, 4, 4]
+    np.testing.assert_allclose(np.concatenate(parts)[:10], alone, atol=1e-6)
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_generating_leaves_modes_and_gradients_as_they_were(tiny_config, images, ema):
     model = DCGAN(dataclasses.replace(tiny_config, ema=ema))
@@ -80,8 +92,6 @@ def test_statistics_of_the_average_generator_are_those_of_its_own_weights(model,
 
 
 def test_without_averaging_the_generator_itself_generates(tiny_config):
-    import dataclasses
-
     model = DCGAN(dataclasses.replace(tiny_config, ema=0.0))
     assert model.network is model.generator
 
