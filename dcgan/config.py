@@ -373,11 +373,6 @@ def _combination_problems(config: TrainConfig) -> list[str]:
     words = config.diffaugment.split(",") if config.diffaugment else []
     if len(set(words)) < len(words) or not set(words) <= set(DIFFAUGMENT):
         problems.append(f"diffaugment must be some of {','.join(DIFFAUGMENT)}, received {config.diffaugment!r}")
-    if config.batch_size < 2 and (config.energy_weight or config.texture_weight):
-        problems.append(
-            "batch_size must be at least 2, received 1: energy_weight and texture_weight compare the images of a batch "
-            "with each other. Set both to 0 for batches of 1"
-        )
     if config.sync_bn and config.precise_bn and not config.ema:
         problems.append("precise_bn with sync_bn needs an averaged generator: set ema")
     return problems

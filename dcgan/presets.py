@@ -60,8 +60,8 @@ def fitted_to(image_count: int, batches: int = 1) -> dict[str, Any]:
     """Settings that follow from the number of training images, for a run whose user did not choose them.
 
     Small data sets get more epochs and smaller steps, so that 300 images and 10,000 are learned from for equally many
-    iterations. An iteration takes at most half of the data: some files may turn out to be no images. Few images are
-    augmented more.
+    iterations. From four images on an iteration takes at most half of them: some files may turn out to be none. Few
+    images are augmented more.
     Args: image_count - files that seem to be images.  batches - that an iteration takes: discriminator steps times
           processes.
     Raises ValueError if there are no images.

@@ -99,6 +99,12 @@ def restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, dat
     return state
 
 
+def run_of(found: checkpoint.Checkpoint) -> Path:
+    """The run folder that a checkpoint lies in; the checkpoint itself if it lies in none."""
+    run = found.folder.parent.parent
+    return run if (run / "config.json").is_file() else found.folder
+
+
 def _keep_place(model: DCGAN, batch_before: int, batch_now: int, image_count: int) -> None:
     """Stand at the same image of the epoch, or up to a batch before it, in iterations of another size.
 

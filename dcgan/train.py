@@ -44,7 +44,7 @@ from .errors import CollapseError, TrainingError
 from .images import grid, write_png
 from .metrics.names import with_current_names
 from .model import DCGAN
-from .resume import restore, set_aside, set_aside_damaged, shared_folder
+from .resume import restore, run_of, set_aside, set_aside_damaged, shared_folder
 from .runs.folder import RunFolder
 from .runs.report import REPORT_FILE
 
@@ -110,7 +110,7 @@ def train(
     if model.global_step >= last_step:  # of a resumed run
         done = model.global_step
         log.info("Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step)
-        return Result(Path(process_group.broadcast(resume and str(resume.folder.parent.parent))), done, None)
+        return Result(Path(process_group.broadcast(resume and str(run_of(resume)))), done, None)
     folder = shared_folder(config, resume, process_group)
     try:
         if process_group.is_rank_zero:
@@ -176,6 +176,16 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
     model, loader, folder, config, *_ = session
     process_group = model.process_group
     stopper = SignalStop(process_group)
+    try:
+        return _fit_or_go_back(session, state, stopper)
+    finally:
+        stopper.restore()
+
+
+def _fit_or_go_back(session: _Session, state: dict[str, Any], stopper: SignalStop) -> SignalStop:
+    """`_train_to_the_end` between the signal handlers that it sets and puts back."""
+    model, loader, folder, config, *_ = session
+    process_group = model.process_group
     while True:
         try:
             _fit(session, state, stopper)
@@ -275,8 +285,6 @@ def _fit(session: _Session, state: dict[str, Any], stopper: SignalStop) -> None:
         if process_group.is_rank_zero:
             reporter.write()  # on_train_end was not reached, and the report says what went wrong
         raise
-    finally:
-        stopper.restore()
 
 
 def packed_data(config: TrainConfig) -> PackedData:

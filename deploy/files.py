@@ -272,7 +272,7 @@ def _open_aside(path: Path) -> tuple[Path, int]:
         if fcntl is None:
             return aside, descriptor
         with contextlib.suppress(OSError):  # where there are no locks, nothing is ever taken for a leftover
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # `remove_leftovers` may hold it, for a moment
         if os.fstat(descriptor).st_nlink:  # 0: `remove_leftovers` was faster than the lock
             return aside, descriptor
         os.close(descriptor)

@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         message, code = (
-            "interrupted; all files written so far are complete. Run the same command again: images go on, a video or "
-            "an .npz starts over.",
+            "interrupted; all files written so far are complete. Run the same command again: images that are there are "
+            "kept, a video or an .npz starts over.",
             interrupts.INTERRUPTED,
         )
     except Exception as error:

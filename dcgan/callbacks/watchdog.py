@@ -57,12 +57,15 @@ class Watchdog:
         wrong = [k for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)]
         if wrong:
             return "NOT FINITE", f"{', '.join(wrong)} is not a finite number"
+        recent = [*self._records[1 - self.WINNING_RECORDS :], record]
+        for name in ("gradient_norm_d", "gradient_norm_g"):  # None: a loss scaler skipped the step
+            if len(recent) == self.WINNING_RECORDS and all(r.get(name, 0.0) is None for r in recent):
+                return "NOT FINITE", f"{name} was not finite in {self.WINNING_RECORDS} records in a row"
         sample_std = record.get("sample_std")  # None: not measured yet
         share = 1.0 if sample_std is None or not self._real_sample_std else sample_std / self._real_sample_std
         if record["step"] >= self.WARM_UP_STEPS and share < self.WARN_STD:
             state = "COLLAPSED" if share < self.COLLAPSED_STD else "WARN"
             return state, f"100 seeds differ only {share:.0%} as much as the training images do"
-        recent = [*self._records[1 - self.WINNING_RECORDS :], record]
         if len(recent) == self.WINNING_RECORDS and all(
             (r["score_real"] or 0) > 0.99 and (r["score_fake"] or 0) < 0.01 for r in recent
         ):

@@ -38,8 +38,12 @@ def find_checkpoint(path: PathLike) -> checkpoint.Checkpoint:
     """
     found = _find(Path(path))
     # From inside a run, `checkpoints/step-00000500` has no parents that name the run and the folder of runs.
-    parts = found.folder.parts
-    return found._replace(folder=Path(os.path.abspath(found.folder))) if ".." in parts or len(parts) < 3 else found
+    folder = found.folder
+    if len(folder.parts) >= 3 and ".." not in folder.parts:
+        return found
+    is_name = folder.name not in ("", "..")  # a checkpoint that is a link keeps its own name
+    whole = Path(os.path.realpath(folder.parent), folder.name) if is_name else Path(os.path.realpath(folder))
+    return found._replace(folder=whole)
 
 
 def _find(path: Path) -> checkpoint.Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,7 +40,7 @@ def _card(folder: Path) -> dict[str, Any]:
     run = collect(folder, max_frames=2)
     return {
         "name": run["name"],
-        "report": f"{quote(folder.name)}/{REPORT_FILE}",
+        "report": f"{quote(os.fsencode(folder.name))}/{REPORT_FILE}",
         "image": run["frames"][-1]["source"] if run["frames"] else None,
         "trained_seconds": run["trained_seconds"],
         "settings": [

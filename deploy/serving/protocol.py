@@ -170,10 +170,11 @@ class Protocol(HttpToolsProtocol):
         self.reading_since = None
 
     def on_response_complete(self) -> None:
-        following = self.pipeline[-1][0] if self.pipeline else None
+        answered, following = self.running, self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
-        self.running = following or self.running
-        if self.is_in_message and not self.is_in_head and self.running is self.cycle:
+        if following is not None and not self.transport.is_closing():  # super() has begun it
+            self.running = following
+        if self.is_in_message and not self.is_in_head and answered is self.cycle:
             # answered before it was read to its end, as what is too large: the client gets a moment to see that
             self.is_answered_early = True
             self.reading_since = self.loop.time() - self.limits.request_seconds + self.limits.goodbye_seconds

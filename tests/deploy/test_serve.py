@@ -211,6 +211,8 @@ def test_an_export_that_no_browser_can_run_has_a_page_with_a_grid():
 def test_what_is_asked_for_by_default_fits_any_limits(start_server, served_export):
     few = start_server(served_export.folder, "--max-images", 10, "--max-queue", 10)
     assert few.get("/grid.png").status == 200 and few.get("/walk.gif").status == 200
+    two = start_server(served_export.folder, "--max-images", 2, "--max-queue", 2)
+    assert two.get("/grid.png").status == 200 and two.get("/walk.gif").status == 200
     many = start_server(served_export.folder, "--max-images", 5000, "--max-queue", 5000)
     answer = many.get("/walk.gif?frames=3000")  # OpenCV holds all frames of a .gif in memory
     assert answer.status == 422 and "2 .. 2000" in answer.json["detail"]
@@ -234,6 +236,17 @@ def test_head_http_1_0_pipelining_and_two_requests_of_one_connection(server, fac
     for seed in wanted:  # in the order in which they were asked for
         head, found, answers = answers.partition(face_table[seed])
         assert found and head.count(b"HTTP/1.1 200 OK") == 1
+
+
+def test_a_pipelined_body_that_comes_late_is_waited_for(server, face_table):
+    body = b'{"seeds": "7"}'
+    with server.connect() as connection:
+        head = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\nPOST /v1/faces HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body[:5])
+        time.sleep(1)  # longer than a client gets whose request was answered before its end
+        connection.sendall(body[5:])
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert said.count(b"HTTP/1.1 200 OK") == 2 and b"PK" in said
 
 
 def test_a_client_that_leaves_frees_its_place(start_server, served_export):

@@ -188,6 +188,10 @@ def test_a_figure_is_compared_with_an_earlier_one_of_its_protocol_only(evaluate,
     with pytest.raises(EvaluationError, match="not compared: .*n_real: 20, 30"):
         evaluate("--n", 30, "--out", tmp_path / "other", "--compare", tmp_path)
     assert (tmp_path / "other" / "evaluate.json").is_file()  # what was measured is not lost
+    earlier = (tmp_path / "evaluate.json").read_text()
+    with pytest.raises(EvaluationError, match="not compared"):
+        evaluate("--n", 30, "--out", tmp_path, "--compare", tmp_path)
+    assert (tmp_path / "evaluate.json").read_text() == earlier
 
 
 def test_a_feature_network_adds_its_figures_and_stands_in_the_protocol(evaluate, user, tmp_path):

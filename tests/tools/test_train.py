@@ -173,6 +173,7 @@ def test_an_older_spelling_of_a_flag_works_and_is_not_advertised(capsys):
         (["--data", "faces.npy", "--image-size", "16", "--crop", "top", "--dry-run"], 1, ["crop must be", "'top'"]),
         (["--preset", "quick", "--config", "typo.json"], 1, ["--preset and --config"]),
         (["--resume", "--preset", "quick"], 1, ["leave out --preset"]),
+        (["--batch-size", "1", "--dry-run"], 1, ["at least 2, received 1", "--texture-weight 0"]),
         (["--selftest-resume", "0"], 2, ["at least 1"]),
         (["--data", "faces.npy", "--no-such-flag"], 2, ["--no-such-flag"]),
         (["--data", "faces.npy", "--preset", "nonesuch"], 2, ["nonesuch"]),

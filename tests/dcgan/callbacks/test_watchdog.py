@@ -54,3 +54,14 @@ def test_watchdog_stops_training_on_numbers_that_are_not_finite():
     dog(judged)
     with pytest.raises(TrainingError, match="step 7: loss_d is not a finite number"):
         dog.act(judged)
+
+
+def test_gradients_that_are_never_finite_stop_a_run_that_scales_its_loss():
+    """One step that overflows is skipped; if all are, nothing is learned any more."""
+    history = []
+    dog = Watchdog(0.4, history)
+    for step in range(300, 320):
+        judged = record(step, gradient_norm_g=None)
+        dog(judged)
+        history.append(judged)
+    assert [r["state"] for r in history] == ["OK"] * 19 + ["NOT FINITE"]
