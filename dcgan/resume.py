@@ -45,8 +45,8 @@ def saved_config(found: checkpoint.Checkpoint) -> TrainConfig:
     sizes = network_sizes(found.groups.get("generator", {}))
     if sizes != (config.latent_dim, config.base_channels, config.image_size):
         raise CheckpointError(f"{found.folder} has a config of other networks than its tensors: they are {sizes}")
-    run = found.folder.parent.parent
-    out = str(run.parent) if (run / "config.json").is_file() else TrainConfig.out
+    run = _run_of(found)
+    out = str(run.path.parent) if run else TrainConfig.out
     return dataclasses.replace(config, out=out, amp=_saved_precision(found, config.amp))
 
 
@@ -99,10 +99,16 @@ def restore(model: DCGAN, found: checkpoint.Checkpoint, config: TrainConfig, dat
     return state
 
 
-def run_of(found: checkpoint.Checkpoint) -> Path:
-    """The run folder that a checkpoint lies in; the checkpoint itself if it lies in none."""
-    run = found.folder.parent.parent
-    return run if (run / "config.json").is_file() else found.folder
+def place_of(found: checkpoint.Checkpoint) -> Path:
+    """What names the run that a checkpoint goes on with: its folder, or the checkpoint that lies in none."""
+    run = _run_of(found)
+    return run.path if run else found.folder
+
+
+def _run_of(found: checkpoint.Checkpoint) -> RunFolder | None:
+    """The run that a checkpoint lies in, None for one that lies in none."""
+    run = RunFolder(found.folder.parent.parent)
+    return run if run.config.is_file() else None
 
 
 def _keep_place(model: DCGAN, batch_before: int, batch_now: int, image_count: int) -> None:
@@ -120,8 +126,8 @@ def _folder_for(config: TrainConfig, found: checkpoint.Checkpoint | None) -> Run
     Either is locked."""
     if found is None:
         return RunFolder.create(config.out, Path(config.data).stem).own()
-    run, reason = RunFolder(found.folder.parent.parent), f"{found.folder} is not in a run folder with a config.json"
-    if run.config.is_file():
+    run, reason = _run_of(found), f"{found.folder} is not in a run folder with a config.json"
+    if run:
         run.own()  # before the look for newer checkpoints: whoever trains it saves them
         step = found.state["global_step"]
         newer = [path for path in checkpoint.list_checkpoints(found.folder.parent) if checkpoint.step_of(path) > step]

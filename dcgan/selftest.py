@@ -25,7 +25,7 @@ import numpy as np
 from deploy.files import write_json
 from deploy.seeds import bits, key
 
-from .checkpoints.checkpoint import list_checkpoints, read_checkpoint
+from .checkpoints.checkpoint import list_checkpoints, read_checkpoint, step_of
 from .config import TrainConfig
 from .errors import ProjectError
 
@@ -79,7 +79,7 @@ def prove_resume(folder: Path, kills: int, seed: int = 0, config: TrainConfig = 
     for number in range(kills):
         name, moment = _killed_run(folder, number, key(seed, number), last_step, config.checkpoint_every)
         saved = list_checkpoints(_run(folder / name) / "checkpoints")
-        resumed_from = int(saved[-1].name[5:])
+        resumed_from = step_of(saved[-1])
         _finish(folder, name, resume=True)
         yield Outcome(moment, resumed_from, _differences(straight, _result(folder / name)))
         shutil.rmtree(folder / name)
@@ -119,7 +119,7 @@ def _finish(folder: Path, name: str, resume: bool = False) -> int:
     _, said = process.communicate(timeout=CHILD_SECONDS)
     if process.returncode:
         raise ProjectError(f"a training process of the self-test failed: {said.strip().splitlines()[-1:]}")
-    return int(list_checkpoints(_run(folder / name) / "checkpoints")[-1].name[5:])
+    return step_of(list_checkpoints(_run(folder / name) / "checkpoints")[-1])
 
 
 def _kill(folder: Path, name: str, step: int, delay_seconds: float, during_save: bool) -> str | None:

@@ -44,7 +44,7 @@ from .errors import CollapseError, TrainingError
 from .images import grid, write_png
 from .metrics.names import with_current_names
 from .model import DCGAN
-from .resume import restore, run_of, set_aside, set_aside_damaged, shared_folder
+from .resume import place_of, restore, set_aside, set_aside_damaged, shared_folder
 from .runs.folder import RunFolder
 from .runs.report import REPORT_FILE
 
@@ -110,7 +110,7 @@ def train(
     if model.global_step >= last_step:  # of a resumed run
         done = model.global_step
         log.info("Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step)
-        return Result(Path(process_group.broadcast(resume and str(run_of(resume)))), done, None)
+        return Result(Path(process_group.broadcast(resume and str(place_of(resume)))), done, None)
     folder = shared_folder(config, resume, process_group)
     try:
         if process_group.is_rank_zero:
@@ -173,23 +173,22 @@ def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
 
     `state` is what the checkpoint that was loaded says beyond the model (see `_fit`), empty at the start of a run.
     """
-    model, loader, folder, config, *_ = session
-    process_group = model.process_group
-    stopper = SignalStop(process_group)
+    stopper = SignalStop(session.model.process_group)
     try:
-        return _fit_or_go_back(session, state, stopper)
+        _fit_or_go_back(session, state, stopper)
     finally:
         stopper.restore()
+    return stopper
 
 
-def _fit_or_go_back(session: _Session, state: dict[str, Any], stopper: SignalStop) -> SignalStop:
+def _fit_or_go_back(session: _Session, state: dict[str, Any], stopper: SignalStop) -> None:
     """`_train_to_the_end` between the signal handlers that it sets and puts back."""
     model, loader, folder, config, *_ = session
     process_group = model.process_group
     while True:
         try:
             _fit(session, state, stopper)
-            return stopper
+            return
         except CollapseError as error:
             healthy = last_healthy(checkpoint.list_checkpoints(folder.checkpoints))
             healthy = process_group.broadcast(healthy and str(healthy))
@@ -202,7 +201,7 @@ def _fit_or_go_back(session: _Session, state: dict[str, Any], stopper: SignalSto
             model.sync_from_rank_zero()
             stopper.agree()
             if stopper.received:  # in the iteration that collapsed
-                return stopper
+                return
             model.seed = loader.seed = key(config.seed, rollbacks)
         except TrainingError as error:
             raise TrainingError(f"{error} {_last_good(folder)}") from None

@@ -50,8 +50,9 @@ class Scores:
     def add(self, seeds: list[int], images: np.ndarray) -> None:
         """Score images, float32 [N, 3, S, S] in [-1, 1]."""
         logits = self._discriminator.run(images)[:, 0].astype(np.float64)
-        if np.isnan(logits).any():
-            raise ModelError(f"the discriminator gives no number for seed {seeds[int(np.isnan(logits).argmax())]}")
+        is_nan = np.isnan(logits)
+        if is_nan.any():
+            raise ModelError(f"the discriminator gives no number for seed {seeds[int(is_nan.argmax())]}")
         for seed, logit in zip(seeds, np.clip(logits, -700, 700)):  # beyond, exp overflows
             score = float(1.0 / (1.0 + np.exp(-logit)))
             self._stream.write(f',\n  "{seed}": {json.dumps(round(score, 6))}'.encode())

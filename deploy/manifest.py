@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.files import PathLike, atomic_write, json_bytes
-from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file
+from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file, refuse_constant
 
 EXPORT = Path("work/export")  # where tools/export.py writes to
 DEMO = Path(__file__).resolve().parent / "demo"  # a generator of synthetic faces, to begin with
@@ -124,7 +124,7 @@ def read_manifest(folder: PathLike) -> Manifest:
         )
     try:
         text = read_file(path, MAX_JSON_BYTES, within=path.parent)
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=refuse_constant)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -248,11 +248,11 @@ def _shape(value: dict[str, Any], key: str, pattern: list[Any], name: str, large
     dim = shape[-1]
     in_range = _is_int(dim) and 1 <= dim <= largest
     _need(in_range, f"{key}.shape ends in {_short(dim)}; a whole number of 1 .. {largest} is expected")
+    given = {**_MEANINGS[key], **port}
     expected = {**_port(name, [dim if n == "dim" else n for n in pattern]), **_MEANINGS[key]}
     for part, wanted in expected.items():
-        found = _short(port.get(part))
-        is_right = port.get(part) == wanted or (part in _MEANINGS[key] and part not in port)
-        _need(is_right, f"{key}.{part} must be {wanted}, received {found}")
+        found = given.get(part)
+        _need(found == wanted, f"{key}.{part} must be {wanted}, received {_short(found)}")
     return dim
 
 
@@ -304,7 +304,3 @@ def _is_int(value: object) -> bool:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

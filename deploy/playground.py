@@ -62,7 +62,7 @@ def model_files(folder: Path, manifest: Manifest) -> dict[str, bytes] | None:
         MODEL: read_verified(folder, manifest, model.files[0]),
         DIRECTIONS: read_verified(folder, manifest, DIRECTIONS) if is_known else none,
     }
-    described = {**_static_description(), **describe_content(files)}
+    described = {**static_description(), **describe_content(files)}
     content = to_json(manifest)
     content["models"] = [{"network": "generator", "kind": "onnx", "precision": model.precision, "files": [MODEL]}]
     content["files"] = {name: entry._asdict() for name, entry in described.items()}
@@ -75,19 +75,9 @@ def static_files() -> dict[str, bytes]:
     return {**page_files(), **runtime_files()}
 
 
-def tags(files: dict[str, bytes]) -> dict[str, str]:
-    """What caches know each file by. For the runtime's 14 MB it takes 12 ms."""
-    return {name: hashlib.sha256(content).hexdigest()[:32] for name, content in files.items()}
-
-
 @functools.cache
-def static_tags() -> dict[str, str]:
-    """`tags` of `static_files`."""
-    return tags(static_files())
-
-
-@functools.cache
-def _static_description() -> dict[str, Any]:
+def static_description() -> dict[str, Any]:
+    """The `files` of a manifest for `static_files`."""
     return describe_content(static_files())
 
 

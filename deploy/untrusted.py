@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -50,6 +51,16 @@ def open_file(path: PathLike, within: PathLike | None = None) -> IO[bytes]:
         os.close(descriptor)
         raise
     return open(descriptor, "rb")
+
+
+def refuse_constant(name: str) -> None:
+    """`parse_constant` of json.loads, which by itself takes NaN and Infinity. Raises ValueError."""
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a JSON value is a number that a float can hold: no bool, NaN or whole number of 400 digits."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def read_file(path: PathLike, max_bytes: int, within: PathLike | None = None) -> bytes:

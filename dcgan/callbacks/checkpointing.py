@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paddle.callbacks import Callback
-
 from deploy.files import PathLike
 
 from ..checkpoints.checkpoint import folder_name, holds_nothing_else, list_checkpoints, read_state, remove_checkpoint
@@ -16,11 +14,12 @@ from ..checkpoints.params import write_params
 from ..errors import CheckpointError
 from ..metrics.names import with_current_names
 from ..training.state import network_arrays
+from .periodic import PeriodicSaver
 
 log = logging.getLogger(__name__)
 
 
-class ParamsSaver(Callback):
+class ParamsSaver(PeriodicSaver):
     """The tutorial's `generator.params` every `every` iterations and at the end: the generator used for images.
 
     After a CheckpointSaver of the same interval, the BatchNorm statistics that it holds are there already: they cost as
@@ -28,21 +27,14 @@ class ParamsSaver(Callback):
     """
 
     def __init__(self, every: int, path: PathLike):
-        super().__init__()
-        self._every, self._path = every, Path(path)
-
-    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
-        if self.model.global_step % self._every == 0:
-            self.save()
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self.save()
+        super().__init__(every)
+        self._path = Path(path)
 
     def save(self) -> None:
         write_params(self._path, network_arrays(self.model.inference_generator()))
 
 
-class CheckpointSaver(Callback):
+class CheckpointSaver(PeriodicSaver):
     """A checkpoint every `every` iterations and at the end.
 
     Kept are the newest `keep`, the newest whose run was healthy, and the best by the run's own measure (the smallest
@@ -52,8 +44,8 @@ class CheckpointSaver(Callback):
     """
 
     def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
-        super().__init__()
-        self._every, self._folder, self._keep, self._extra = every, Path(folder), keep, extra
+        super().__init__(every)
+        self._folder, self._keep, self._extra = Path(folder), keep, extra
         self._saved_step = -1
         self._left_alone: set[Path] = set()
 
@@ -66,13 +58,6 @@ class CheckpointSaver(Callback):
             log.warning(
                 "Earlier checkpoints, measured by %s, are not compared with new ones: %s", ", ".join(others), now
             )
-
-    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
-        if self.model.global_step % self._every == 0:
-            self.save()
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self.save()
 
     def save(self) -> None:
         """Write a checkpoint of this moment, unless it is there, then delete those that are not to be kept."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from paddle.callbacks import Callback
 
 from deploy.files import PathLike, atomic_write
+from deploy.untrusted import is_finite_number
 
 from ..runs.records import Record, append_record, is_of_training, read_records
 from ..training.hapi import read_scalars
@@ -82,7 +82,7 @@ def epoch_number(model: Any) -> int:
 def _is_complete(record: Record) -> bool:
     """Whether it has what the callbacks read of every record; another program may have written into the file."""
     numbers = [record.get(name, "") for name in ("loss_d", "loss_g", "score_real", "score_fake")]
-    are_numbers = all(n is None or (type(n) in (int, float) and abs(n) <= sys.float_info.max) for n in numbers)
+    are_numbers = all(n is None or is_finite_number(n) for n in numbers)
     return are_numbers and record["step"] >= 0 and isinstance(record.get("state", "OK"), str)
 
 

@@ -17,20 +17,17 @@ from deploy.files import PathLike, atomic_write
 
 from ..runs.records import Record
 from ..runs.report import REPORT_FILE, write_report
+from .periodic import PeriodicSaver
 
 
-class LossPlot(Callback):
+class LossPlot(PeriodicSaver):
     """`loss.png`: losses and scores over the iterations, written at each sample step and at the end."""
 
     def __init__(self, every: int, records: Sequence[Record], path: PathLike):
-        super().__init__()
-        self._every, self._records, self._path = every, records, Path(path)
+        super().__init__(every)
+        self._records, self._path = records, Path(path)
 
-    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
-        if self.model.global_step % self._every == 0:
-            plot_losses(self._records, self._path)
-
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def save(self) -> None:
         plot_losses(self._records, self._path)
 
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from deploy.files import PathLike, aside_name, json_bytes, make_folders, sync_folder
-from deploy.untrusted import UnsafeFileError, read_file
+from deploy.untrusted import UnsafeFileError, read_file, refuse_constant
 
 from ..errors import CheckpointError
 
@@ -107,7 +107,7 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
     try:
-        state = json.loads(_read(path, MAX_STATE_BYTES), parse_constant=_refuse_constant)
+        state = json.loads(_read(path, MAX_STATE_BYTES), parse_constant=refuse_constant)
         checksum = _state_checksum(state) if isinstance(state, dict) else None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
@@ -120,10 +120,6 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     if state.get("checksum") != checksum:
         raise CheckpointError(f"{path} was changed or damaged: its checksum does not match")
     return state
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that JSON has")
 
 
 def read_checkpoint(folder: PathLike, only: Iterable[str] | None = None) -> Checkpoint:

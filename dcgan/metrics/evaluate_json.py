@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deploy.files import PathLike
-from deploy.untrusted import MAX_JSON_BYTES, read_file
+from deploy.untrusted import MAX_JSON_BYTES, is_finite_number, read_file
 
 from ..errors import EvaluationError
 from .names import with_current_names
@@ -59,7 +58,7 @@ def read_report(path: PathLike) -> dict[str, Any]:
 
 
 def _are_numbers(figures: Mapping[str, Any]) -> bool:
-    return all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in figures.values())
+    return all(map(is_finite_number, figures.values()))
 
 
 def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -263,13 +263,13 @@ class Service:
 
     async def _file(self, request: Request, name: str) -> Response:
         files = self.state.served().browser_files or {}
-        content, tags = files.get(name), self.state.served().browser_tags
+        content, described = files.get(name), self.state.served().browser_description
         if content is None:
             content = (await run_in_threadpool(playground.static_files)).get(name)
-            tags = await run_in_threadpool(playground.static_tags)
+            described = await run_in_threadpool(playground.static_description)
         if content is None or not files:
             raise HTTPException(404)
-        caching = Caching(f'"{tags[name]}"', False, request)
+        caching = Caching(f'"{described[name].sha256[:32]}"', False, request)
         if caching.is_known:
             return caching.not_modified()
         return Content(content, _media_type(name), caching.headers)

@@ -6,8 +6,8 @@ import hashlib
 from typing import Any
 
 from deploy.files import PathLike
-from deploy.manifest import Manifest, ModelError, read_manifest, to_json, verify_files
-from deploy.playground import model_files, tags
+from deploy.manifest import Manifest, ModelError, describe_content, read_manifest, to_json, verify_files
+from deploy.playground import model_files
 from deploy.runtimes import BACKENDS, Runtime, load_discriminator, load_generator
 from deploy.verify import Row, verify_runtime
 
@@ -16,7 +16,7 @@ class Model:
     """A generator, a discriminator or None, the manifest, and `tag`: what, with a seed, decides about every byte.
 
     `browser_files` - by name what the playground needs to run the generator in a browser, None if it cannot;
-    `browser_tags` - what caches know them by.
+    `browser_description` - their digests.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Model:
     ):
         self.generator, self.discriminator = generator, discriminator
         self.manifest, self.verified = manifest, verified
-        self.browser_files, self.browser_tags = browser_files, tags(browser_files or {})
+        self.browser_files, self.browser_description = browser_files, describe_content(browser_files or {})
         self.id = generator.model_id
         self.tag = hashlib.sha256(f"{generator.backend} {generator.device} {self.id}".encode()).hexdigest()[:16]
         self.latent_dim = manifest.latent_dim

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from deploy.serving.problems import Problem
 
 MAX_UNPARSED = 4 << 20  # bytes that a refused client may still send before it is cut off
+CLOSE = (b"connection", b"close")
 MAX_PIPELINED = 64  # requests of one connection that wait for their turn
 
 
@@ -161,8 +162,15 @@ class Protocol(HttpToolsProtocol):
         self.cycle.transport = self.joined
         if not any(waiting is self.cycle for waiting, _ in self.pipeline):
             self.running = self.cycle
-        if self.is_draining:
-            self.cycle.keep_alive = False
+        if self.is_draining or not self.cycle.keep_alive:
+            self._close_after(self.cycle)
+
+    @staticmethod
+    def _close_after(cycle: Any) -> None:
+        """The answer of `cycle` is the last of this connection, and says so; older versions of uvicorn do not."""
+        cycle.keep_alive = False
+        if CLOSE not in cycle.default_headers:
+            cycle.default_headers = [*cycle.default_headers, CLOSE]
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -210,7 +218,7 @@ class Protocol(HttpToolsProtocol):
         """Answer what was received, then close; an idle client gets a moment to send what is under way."""
         self.is_draining = True
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False
+            self._close_after(self.cycle)
         elif not self.is_in_message:
             self.loop.call_later(self.limits.goodbye_seconds, self._close_if_idle)
 

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from deploy.seed_ranges import MAX_SEED, Seeds
 from deploy.serving.problems import ClientGone, Problem, received
+from deploy.untrusted import refuse_constant
 
 LARGEST_LATENT = 1000.0  # standard normal numbers are within +-7
 LONGEST_NUMBER = 40  # characters; reading one of a million digits takes a Python before 3.11 minutes
@@ -108,7 +109,7 @@ async def body(request: Request, most: int, *allowed: str) -> dict[str, Any]:
     except ClientDisconnect as error:
         raise ClientGone from error
     try:
-        numbers = {"parse_int": _number(int), "parse_float": _number(float), "parse_constant": _refuse}
+        numbers = {"parse_int": _number(int), "parse_float": _number(float), "parse_constant": refuse_constant}
         value = json.loads(bytes(content), object_pairs_hook=_each_once, **numbers)
     except (ValueError, RecursionError) as error:
         raise Problem(
@@ -136,10 +137,6 @@ def _number(convert: Any) -> Any:
         return convert(text)
 
     return read
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _reason(error: Exception) -> str:

@@ -226,7 +226,7 @@ def test_head_http_1_0_pipelining_and_two_requests_of_one_connection(server, fac
     assert answer.status == 200 and answer.body == b"" and int(answer.headers["content-length"]) == len(face_table[7])
 
     old = server.say(b"GET /faces/7.png HTTP/1.0\r\n\r\n")
-    assert old.endswith(face_table[7])  # to the end: the server closed the connection
+    assert old.endswith(face_table[7]) and b"connection: close" in old
 
     wanted = random.Random(1).sample(range(200), 30)
     said = b"".join(b"GET /faces/%d.png HTTP/1.1\r\nhost: x\r\n\r\n" % seed for seed in wanted)
@@ -336,7 +336,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(start_server, served_
         half.sendall(body)
         answer = b"".join(iter(lambda: half.recv(65536), b""))
         head, _, content = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200")
+        assert head.startswith(b"HTTP/1.1 200") and b"connection: close" in head
         assert zipfile.ZipFile(io.BytesIO(content)).read("seed-000007.png") == face_table[7]
     assert server.process.wait(30) == 0
 
