@@ -70,12 +70,17 @@ class ComputePlan:
         for warning in self.warnings:
             log.warning("%s", warning)
         paddle.set_device(self.device)
+        self.set_threads()
         if self.is_cpu:
-            paddle.base.core.set_num_threads(self.threads)  # at import, Paddle's CPU build sets itself to one thread
             keep_freed_memory()
             return
         paddle.set_flags({"FLAGS_cudnn_deterministic": self.deterministic})
         _allow_tf32(self.tf32)
+
+    def set_threads(self) -> None:
+        """Give a CPU its threads: at import Paddle's CPU build sets itself to one, and Paddle Inference does so too."""
+        if self.is_cpu:
+            paddle.base.core.set_num_threads(self.threads)
 
     def sentence(self) -> str:
         """The plan in one line."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle.static import InputSpec
 
@@ -74,6 +76,11 @@ class DCGAN(AdversarialModel):
             precision=self.compute.precision,
             sampling_kernels=self.compute.sampling_kernels(),
         )
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """See AdversarialModel.fit."""
+        self.compute.set_threads()
+        super().fit(*args, **kwargs)
 
 
 def augmentation(config: TrainConfig) -> Augmentation | None:

@@ -25,7 +25,12 @@ OF_A_MODEL = rb"(tEXtComment\0|\xff\xfe..)(seed [0-9]+, )?model "
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """uint8 images of the same shape from floats in [-1, 1]: -1 -> 0, 1 -> 255, rounded to the nearest level."""
+    """uint8 images of the same shape from floats in [-1, 1]: -1 -> 0, 1 -> 255, rounded to the nearest level.
+
+    Raises ValueError for whole numbers, which may be levels already.
+    """
+    if images.dtype.kind != "f":
+        raise ValueError(f"images must be floats in [-1, 1], received {images.dtype}")
     return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 

@@ -28,7 +28,7 @@ from dcgan.networks.modes import eval_kernels
 from dcgan.training.state import network_arrays
 from deploy import playground
 from deploy.files import PathLike, atomic_write, make_folders, write_json
-from deploy.manifest import Manifest, ModelEntry, describe_files, to_json, write_manifest
+from deploy.manifest import NETWORKS, PRECISIONS, Manifest, ModelEntry, describe_files, to_json, write_manifest
 from deploy.own_files import MARK, refuse_foreign
 from deploy.seeds import latents
 
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 OUT, OUT_WEB = Path("work/export"), Path("work/web")
 MOST_PRECISE_BN = 500  # batches: memory grows with them, to 0.7 GB for 512 channels
 OPSET = 17  # with file format (IR) 8: read by every onnxruntime since 1.12 (2022)
+_WORDS = {"formats": ("paddle", "onnx", "web"), "networks": NETWORKS}
 _REFERENCE_FILE, _REFERENCE_SEEDS = "reference.npz", range(10)
 
 
@@ -80,7 +81,13 @@ class ExportConfig:
         return "fp16-weights" if "web" in self.formats else self.precision
 
     def check(self) -> None:
-        """Raise ValueError for settings that exclude each other."""
+        """Raise ValueError for words that are none of a setting's, and for settings that exclude each other."""
+        for name, known in _WORDS.items():
+            given = getattr(self, name)
+            if isinstance(given, str) or not set(given) <= set(known):
+                raise ValueError(f"{name} must be a list of {', '.join(known)}, received {given!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, received {self.precision!r}")
         is_web = tuple(self.formats) == ("web",)
         if is_web and (self.precision != "fp32" or self.uint8 or tuple(self.networks) != ("generator",)):
             raise ValueError(
@@ -113,6 +120,8 @@ def export(out: PathLike = OUT, config: ExportConfig = ExportConfig()) -> Manife
     was.
     """
     config.check()
+    if not config.formats or not config.networks:
+        raise ValueError("there is nothing to export: name at least one of formats and one of networks")
     if config.makes_onnx:
         check_installed()
     source, change, device = _prepare(config)

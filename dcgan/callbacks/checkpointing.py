@@ -9,7 +9,14 @@ from typing import Any
 
 from deploy.files import PathLike
 
-from ..checkpoints.checkpoint import folder_name, holds_nothing_else, list_checkpoints, read_state, remove_checkpoint
+from ..checkpoints.checkpoint import (
+    folder_name,
+    holds_nothing_else,
+    list_checkpoints,
+    read_state,
+    remove_checkpoint,
+    step_of,
+)
 from ..checkpoints.params import write_params
 from ..errors import CheckpointError
 from ..metrics.names import with_current_names
@@ -45,6 +52,8 @@ class CheckpointSaver(PeriodicSaver):
 
     def __init__(self, every: int, folder: PathLike, keep: int, extra: Callable[[], Mapping[str, Any]]):
         super().__init__(every)
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1 checkpoint, received {keep}")
         self._folder, self._keep, self._extra = Path(folder), keep, extra
         self._saved_step = -1
         self._left_alone: set[Path] = set()
@@ -70,7 +79,8 @@ class CheckpointSaver(PeriodicSaver):
         if is_due:
             model.save(self._folder / folder_name(model.global_step), extra=self._extra())
             self._saved_step = model.global_step
-        saved = self._own_checkpoints()
+        # Later ones are of an earlier run in this folder, or of iterations that are done again.
+        saved = [path for path in self._own_checkpoints() if step_of(path) <= model.global_step]
         kept = {*saved[-self._keep :], last_healthy(saved), best(saved)}
         for path in saved:
             if path not in kept:

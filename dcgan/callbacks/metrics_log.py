@@ -16,7 +16,7 @@ from typing import Any
 
 from paddle.callbacks import Callback
 
-from deploy.files import PathLike, atomic_write
+from deploy.files import PathLike, atomic_write, make_folders
 from deploy.untrusted import is_finite_number
 
 from ..runs.records import Record, append_record, is_of_training, read_records
@@ -97,6 +97,7 @@ class History:
         self._path = Path(path)
         found = [r for r in read_records(path) if r["step"] <= step]
         self.records: list[Record] = [r for r in found if is_of_training(r) and _is_complete(r)]
+        make_folders(self._path.parent)
         with atomic_write(self._path, "w") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in found)
 

@@ -10,6 +10,8 @@ class PeriodicSaver(Callback):
 
     def __init__(self, every: int):
         super().__init__()
+        if every < 1:
+            raise ValueError(f"every must be at least 1 iteration, received {every}")
         self._every = every
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from paddle.callbacks import Callback
 
-from deploy.files import PathLike
+from deploy.files import PathLike, make_folders
 
 from ..checkpoints.checkpoint import folder_name
 from ..images import grid, side_by_side, to_uint8, with_title, write_png
@@ -66,6 +66,7 @@ class SampleGrid(Callback):
         if losses:
             epoch, batch = epoch_number(model), model.epoch_step or model.epoch_length
             title = f"Epoch {epoch} Batch {batch} - D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
+        make_folders(self._folder)
         titled = with_title(grid(to_uint8(images)), title)
         write_png(self._folder / f"{folder_name(model.global_step)}.png", titled)
         write_png(self._folder.parent / "comparison.png", side_by_side(self._real, titled))

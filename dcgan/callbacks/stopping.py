@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from typing import Any
 
 from paddle.callbacks import Callback
@@ -33,7 +34,8 @@ class SignalStop(Callback):
     SIGHUP says that the terminal was closed. It may come twice (from the shell and from the kernel), so a second one
     changes nothing; under `nohup` it is ignored and stays so.
     The handlers stay until `restore`, which is to be called when everything is saved. Several processes stop after the
-    same iteration, the first after any of them has heard a signal.
+    same iteration, the first after any of them has heard a signal. Training in another thread than the main one hears
+    none.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -47,6 +49,8 @@ class SignalStop(Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if self._previous:  # once for a run that collapses and begins again
+            return
+        if threading.current_thread() is not threading.main_thread():  # only that one can listen to signals
             return
         is_heard = self.HANGUP and signal.getsignal(self.HANGUP) != signal.SIG_IGN
         heard = (*self.SIGNALS, self.HANGUP) if is_heard else self.SIGNALS

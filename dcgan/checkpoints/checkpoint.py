@@ -77,10 +77,14 @@ def write_checkpoint(folder: PathLike, groups: Mapping[str, Tensors], state: Map
 
     Args: groups - tensors by name, by group; each group is one file.  state - JSON values; `format`, `files` and
           `checksum` are added.
-    Raises OSError when the disk is full or not writable, ValueError or TypeError for a state that is not JSON and for
-    group names that are not small letters; nothing of the new checkpoint remains then.
+    Raises OSError when the disk is full or not writable, FileExistsError for a file, or a folder that holds what no
+    checkpoint does, ValueError or TypeError for a state that is not JSON and for group names that are not small
+    letters; nothing of the new checkpoint remains then, and what was there before is untouched.
     """
     folder = Path(folder)
+    if os.path.lexists(folder) and not _may_be_replaced(folder):
+        message = "it is no checkpoint, or holds other files too, and is not replaced: give a new path"
+        raise FileExistsError(errno.EEXIST, message, str(folder))
     for name in groups:
         if not _GROUP.fullmatch(name):
             raise ValueError(f"the name of a group must be 1 to 64 small letters or underscores, received {name!r}")
@@ -199,8 +203,13 @@ def remove_leftovers(root: PathLike) -> None:
             continue
         if path.is_symlink():  # to a checkpoint elsewhere, half removed
             path.unlink()
-        elif path.is_dir() and all(_is_ours(inner) for inner in path.iterdir()):
+        elif _may_be_replaced(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    """Whether all that is there is a link, or a folder of a checkpoint's files, whole or not."""
+    return folder.is_symlink() or (folder.is_dir() and all(map(_is_ours, folder.iterdir())))
 
 
 def _is_ours(path: Path) -> bool:

@@ -29,8 +29,9 @@ class BatchLoader:
           rank, processes - this is loader `rank` of `processes`: batch i of all of them together is what batch i of
           one loader with `processes` times the batch size holds, and no image comes twice in an epoch.
           as_uint8 - whether batches stay uint8 levels 0 .. 255, a quarter of the bytes on the way to a GPU, which
-          scales them to the same float32 bits; see `check_images` of dcgan.training.hapi.
-    Raises ValueError when there are fewer images than one batch of all holds, or a batch holds none.
+          scales them to the same float32 bits; see `check_batch` of dcgan.training.hapi.
+    Raises ValueError when there are fewer images than one batch of all holds, a batch holds none, or `images` are of
+    another type.
     """
 
     def __init__(
@@ -44,6 +45,11 @@ class BatchLoader:
         processes: int = 1,
         as_uint8: bool = False,
     ):
+        if getattr(images, "dtype", None) != np.uint8 or len(images.shape) != 4:
+            received = f"{images.dtype} {list(images.shape)}" if hasattr(images, "dtype") else type(images).__name__
+            raise ValueError(
+                f"images must be uint8 [N, C, S, S], received {received}. dcgan.to_uint8 makes levels of floats"
+            )
         self._length = batches_per_epoch(len(images), batch_size * processes)
         self._rank, self._processes, self.as_uint8 = rank, processes, as_uint8
         self.images, self.batch_size, self.seed, self.flip, self.prefetch = images, batch_size, seed, flip, prefetch

@@ -44,7 +44,7 @@ LINE_SECONDS = 30.0  # between two lines on how far it is, where stderr is no te
 
 
 def prepare(
-    data: str,
+    data: PathLike,
     out: PathLike,
     *,
     image_size: int = 64,
@@ -65,14 +65,14 @@ def prepare(
     there and not ours to replace; ValueError for bad settings. Whatever is raised, Ctrl-C included, leaves `out` as it
     was.
     """
-    out = Path(out)
+    data, out = os.fspath(data), Path(out)
     if out.suffix != ".npy":
         raise ValueError(f"a packed file must be called FILE.npy, received {out}")
     return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
 
 
 def cached_packed(
-    data: str,
+    data: PathLike,
     root: PathLike = Path("work/data"),
     *,
     image_size: int = 64,
@@ -86,6 +86,7 @@ def cached_packed(
 
     Arguments and errors as for `prepare`; a packed .npy of another size than `image_size` is a DataError.
     """
+    data = os.fspath(data)
     if is_packed(data):
         packed = open_packed(data)
         size = packed.images.shape[-1]

@@ -77,10 +77,12 @@ def measure(real: np.ndarray, fake: np.ndarray, extractor: Features | None = Non
     With `extractor`: fid (lower), kid and kid_std (lower), precision and recall (higher), on its features.
     Raises ValueError for too few images or two shapes, EvaluationError for features that are none.
     """
-    if real.shape != fake.shape or len(real) < FEWEST:
+    are_images = all(images.dtype == np.uint8 and images.shape[1:2] == (3,) for images in (real, fake))
+    if not are_images or real.shape != fake.shape or len(real) < FEWEST:
         raise ValueError(
-            f"two sets of one shape and at least {FEWEST} images are compared, "
-            f"received {list(real.shape)} and {list(fake.shape)}"
+            f"two sets of at least {FEWEST} images are compared, both uint8 [N, 3, S, S], received "
+            f"{real.dtype} {list(real.shape)} and {fake.dtype} {list(fake.shape)}. "
+            "dcgan.to_uint8 makes levels of floats"
         )
     levels = sliced_wasserstein(real, fake)
     figures = {"swd": levels.pop("mean"), **{f"swd_{size}": figure for size, figure in levels.items()}}

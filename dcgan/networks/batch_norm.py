@@ -20,14 +20,15 @@ from paddle import nn
 
 from deploy.seeds import latents
 
+BatchNorm = nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm
 BATCH_SIZE = 64
 LATENT_COUNT = 8 * BATCH_SIZE
 FIRST_SEED = 1 << 31  # far from the seeds that people type and that parity is measured on
 
 
-def batch_norm_layers(network: nn.Layer) -> dict[str, nn.BatchNorm2D]:
-    """The BatchNorm layers of `network` by structured name, in the order of its forward pass."""
-    return {name: layer for name, layer in network.named_sublayers() if isinstance(layer, nn.BatchNorm2D)}
+def batch_norm_layers(network: nn.Layer) -> dict[str, nn.Layer]:
+    """The BatchNorm layers of `network` by structured name."""
+    return {name: layer for name, layer in network.named_sublayers() if isinstance(layer, BatchNorm)}
 
 
 def running_statistics(network: nn.Layer) -> dict[str, paddle.Tensor]:
@@ -44,11 +45,12 @@ def precise_bn(generator: nn.Layer, z: np.ndarray, batch_size: int = BATCH_SIZE)
 
     The generator is left in eval mode. Costs about two passes over the latents, `batch_size` at a time, which does not
     change the result beyond rounding: the layers before each layer run again, since keeping their outputs for all
-    latents would take gigabytes at 256 x 256 pixels. Weights that are not finite give statistics that are not.
+    latents would take gigabytes at 256 x 256 pixels. Weights that are not finite give statistics that are not. Layers
+    that the generator has and does not use stay as they are.
     """
     generator.eval()
     batches = [z[i : i + batch_size] for i in range(0, len(z), batch_size)]
-    for layer in batch_norm_layers(generator).values():
+    for layer in _in_order_of_use(generator, z[:1]):
         mean, variance = _pooled([_moments(generator, layer, batch) for batch in batches])
         layer._mean.set_value(mean.astype(np.float32))
         layer._variance.set_value(variance.astype(np.float32))
@@ -73,6 +75,16 @@ class _Reached(Exception):  # noqa: N818 - no error: the rest of a forward pass 
     """Ends a forward pass at the layer that is being measured."""
 
 
+def _in_order_of_use(network: nn.Layer, z: np.ndarray) -> list[nn.Layer]:
+    """The BatchNorm layers that a forward pass of z reaches, the first one first."""
+    reached: dict[nn.Layer, None] = {}
+    with contextlib.ExitStack() as stack:
+        for layer in batch_norm_layers(network).values():
+            stack.enter_context(_hooked(layer, lambda layer, _: reached.update({layer: None})))
+        network(paddle.to_tensor(z))
+    return list(reached)
+
+
 def _moments(network: nn.Layer, layer: nn.Layer, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and biased variance over the positions of each image, float64 [N, C], of what reaches `layer` for z.
 
@@ -82,7 +94,8 @@ def _moments(network: nn.Layer, layer: nn.Layer, z: np.ndarray) -> tuple[np.ndar
     found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def measure(_: nn.Layer, inputs: Sequence[paddle.Tensor]) -> None:
-        x = inputs[0].astype("float32").flatten(2)  # [N, C, H W]
+        x = inputs[0].astype("float32")
+        x = x.reshape([*x.shape[:2], -1])  # [N, C, positions]
         mean = x.mean(-1, keepdim=True)
         centred = x - mean
         variance = (centred * centred).mean(-1)  # ** 2 would be thirty times slower

@@ -34,6 +34,8 @@ class Generator(nn.Layer):
         init: str = "normal",
     ):
         super().__init__()
+        if init not in ("normal", "bilinear"):
+            raise ValueError(f"init must be normal or bilinear, received {init!r}")
         self.kernels, self.eval_kernels = PADDLE_KERNELS, PADDLE_KERNELS
         self.latent_dim = latent_dim
         widths = [latent_dim, *reversed(hidden_channels(base_channels, image_size)), channels]

@@ -6,6 +6,7 @@ counters. Line numbers are those of Paddle 3.2.2.
 
 from __future__ import annotations
 
+import functools
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -31,6 +32,7 @@ class ResumableModel(paddle.Model):
         super().__init__(network, inputs=inputs)
         self.epoch, self.epoch_step, self.global_step = 0, 0, 0
         self.epoch_length: int | None = None
+        self._end: int | None = None  # the `global_step` at which `fit` ends, where it was given iterations
         self.scalars: dict[str, paddle.Tensor] = {}
 
     def count_iteration(self) -> None:
@@ -40,18 +42,38 @@ class ResumableModel(paddle.Model):
         if self.epoch_step == self.epoch_length:
             self.epoch, self.epoch_step = self.epoch + 1, 0
 
-    def fit(self, train_data: Any = None, *args: Any, accumulate_grad_batches: int = 1, **kwargs: Any) -> None:
+    def fit(
+        self,
+        train_data: Any = None,
+        eval_data: Any = None,
+        batch_size: int = 1,
+        epochs: int = 1,
+        *args: Any,
+        accumulate_grad_batches: int = 1,
+        num_iters: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         """`paddle.Model.fit`; an epoch that a loaded checkpoint left unfinished is finished first, as the first epoch.
 
-        Raises ValueError for an empty loader or gradient accumulation.
+        Raises ValueError for an empty loader, fewer than one epoch or iteration, and what two networks do not have:
+        `eval_data` and gradient accumulation.
         """
         if accumulate_grad_batches != 1:
             raise ValueError("gradients of two optimizers cannot be accumulated: accumulate_grad_batches must be 1")
+        if eval_data is not None:
+            raise ValueError("there is no loss to evaluate: measure images with dcgan.metrics.evaluate, not eval_data")
         if hasattr(train_data, "__len__") and len(train_data) == 0:
             raise ValueError("there is nothing to learn from: the loader is empty")
+        if epochs < 1 or (num_iters is not None and num_iters < 1):
+            raise ValueError(f"epochs and num_iters must be at least 1, received {epochs} and {num_iters}")
         self.stop_training = False  # hapi never takes it back
+        self._end = None if num_iters is None else self.global_step + num_iters
+        if num_iters is not None and hasattr(train_data, "seek"):  # hapi counts whole epochs, this one may be half done
+            epochs, num_iters = -(-(self.epoch_step + num_iters) // len(train_data)), None
         try:
-            super().fit(train_data, *args, accumulate_grad_batches=1, **kwargs)
+            super().fit(
+                train_data, None, batch_size, epochs, *args, accumulate_grad_batches=1, num_iters=num_iters, **kwargs
+            )
         finally:
             self.epoch_length = None  # not sooner: what is written at the end of training says where that was
 
@@ -61,7 +83,7 @@ class ResumableModel(paddle.Model):
         if mode != "train":
             return super()._run_one_epoch(data_loader, callbacks, mode, {})
         if hasattr(data_loader, "seek"):
-            data_loader.seek(self.epoch, self.epoch_step)
+            self._seek(data_loader)
         else:
             self.epoch_step = 0  # such a loader can only start its epoch from the beginning
         self.epoch_length = self._len_data_loader(data_loader)
@@ -70,6 +92,14 @@ class ResumableModel(paddle.Model):
         if loader.is_exhausted and self.epoch_step:  # a loader that did not know its length
             self.epoch, self.epoch_step = self.epoch + 1, 0
         return logs
+
+    def _seek(self, loader: Any) -> None:
+        if self.epoch_step >= len(loader):
+            raise ValueError(
+                f"training stopped after iteration {self.epoch_step} of its epoch, and an epoch of this loader has "
+                f"{len(loader)}. Go on with the images and the batch size that it had, or set model.epoch_step = 0"
+            )
+        loader.seek(self.epoch, self.epoch_step)
 
 
 class _StoppableLoader:
@@ -83,7 +113,7 @@ class _StoppableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
-            if self._model.stop_training:
+            if self._model.stop_training or self._model.global_step == self._model._end:
                 return
             yield batch
         self.is_exhausted = True
@@ -109,8 +139,9 @@ class Scalar(paddle.metric.Metric):
         return LazyNumber(self._model.scalars[self._scalar_name])
 
 
+@functools.total_ordering
 class LazyNumber(numbers.Number):
-    """A number on the device; float() and formatting fetch it, which waits for the device.
+    """A number on the device; float(), formatting and comparing fetch it, which waits for the device.
 
     A Number, because paddle.callbacks.VisualDL passes over whatever is none.
     """
@@ -120,6 +151,15 @@ class LazyNumber(numbers.Number):
 
     def __float__(self) -> float:
         return float(read_scalars({"value": self._tensor})["value"])
+
+    def __eq__(self, other: object) -> bool:
+        return float(self) == (float(other) if isinstance(other, LazyNumber) else other)
+
+    def __lt__(self, other: Any) -> bool:
+        return float(self) < float(other)
+
+    def __hash__(self) -> int:
+        return hash(float(self))
 
     def __format__(self, spec: str) -> str:
         return format(float(self), spec)
@@ -140,15 +180,15 @@ def read_scalars(
     return dict(zip(scalars, stacked.numpy().tolist()))
 
 
-def check_images(inputs: Any, spec: InputSpec, multiple_of: int = 1) -> paddle.Tensor:
-    """The one field of a batch as a tensor [N, ...] of the dtype of `spec`. uint8 levels become floats in [-1, 1] on
-    the device, the bits of `dcgan.images.to_float`.
+def check_batch(inputs: Any, spec: InputSpec, multiple_of: int = 1) -> paddle.Tensor:
+    """The one field of a batch as a tensor [N, ...] of the dtype of `spec`. uint8 levels of images become floats in
+    [-1, 1] on the device, the bits of `dcgan.images.to_float`.
 
     Raises ValueError, naming both shapes, when it does not fit `spec`, and when N is not a multiple of `multiple_of`.
     """
     fields = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if len(fields) != 1:
-        raise ValueError(f"a batch must be one field of images, received {len(fields)} fields")
+        raise ValueError(f"a batch must be one field, {spec.name}, received {len(fields)} fields")
     images = fields[0] if isinstance(fields[0], paddle.Tensor) else paddle.to_tensor(np.asarray(fields[0]))
     if images.dtype == paddle.uint8 and spec.dtype == paddle.float32:
         images = images.astype("float32") * (1 / 127.5) - 1.0

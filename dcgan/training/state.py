@@ -69,6 +69,11 @@ class ModelState:
     def _match(self, groups: Mapping[str, Tensors]) -> tuple[list[str], Pairs]:
         """All problems at once, and pairs of (own tensor, saved value)."""
         found = [_match_group(name, net.state_dict(), groups.get(name)) for name, net in self._networks.items()]
+        found += [
+            ([f"it holds a {name}, and this model has none"], [])
+            for name in groups
+            if name not in self._networks and not name.endswith("_optimizer")
+        ]
         for name, optimizer in self._optimizers.items():
             network, group = self._networks[name], f"{name}_optimizer"
             found.append(_match_group(group, optimizer_slots(optimizer, network), groups.get(group)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from deploy.files import PathLike
-from deploy.seeds import latents
+from deploy.seeds import check_seeds, latents
 
 from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ..distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -24,8 +25,8 @@ from ..errors import CheckpointError
 from ..networks.batch_norm import precise_bn, precise_bn_latents, running_statistics
 from ..networks.kernels import PADDLE_KERNELS
 from ..networks.modes import eval_kernels, evaluating
-from .ema import averaged_copy
-from .hapi import ResumableModel
+from .ema import averaged_copy, copy_buffers
+from .hapi import ResumableModel, check_batch
 from .precision import FLOAT32, Precision
 from .state import ModelState
 
@@ -37,7 +38,9 @@ class TwoNetworkModel(ResumableModel):
           latent_spec, image_spec - InputSpecs of the two inputs, named, with a batch axis of None. A batch that does
           not fit is refused.  ema_decay - per iteration; 0 keeps no averaged generator.  seed - of the training
           latents.  process_group - the processes that train together, see dcgan.distributed.
-    `network` is the generator that samples and is exported: the averaged one where there is one.
+    `network` is the generator that samples and is exported: the averaged one where there is one. Several threads may
+    sample at once, and wait for each other; while `fit` runs in another one, only an averaged generator may.
+    Raises ValueError for a seed outside 0 .. 4294967295.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class TwoNetworkModel(ResumableModel):
         super().__init__(generator, inputs=[latent_spec])
         self.generator, self.discriminator = generator, discriminator
         self.latent_spec, self.image_spec = latent_spec, image_spec
-        self.ema_decay, self.seed, self.process_group = ema_decay, seed, process_group
+        self.ema_decay, self.process_group = ema_decay, process_group
+        self.seed = int(check_seeds(seed)[0])
+        self._sampling_lock = threading.RLock()  # statistics, mode and kernels are changed and put back
         if ema_decay:
             self.network = averaged_copy(generator)
         self.prepare()
@@ -67,9 +72,14 @@ class TwoNetworkModel(ResumableModel):
         precise_bn: bool = False,
         sampling_kernels: Any = PADDLE_KERNELS,
     ) -> None:
-        """Without optimizers the model can only sample. The arguments are those of AdversarialModel.prepare."""
+        """Without optimizers the model can only sample. The arguments are those of AdversarialModel.prepare.
+
+        Raises ValueError for an optimizer of other parameters, or with a scheduler of Paddle's.
+        """
         super().prepare(None, None, list(metrics), None)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
+        for name, optimizer in self._optimizers().items():
+            _check_optimizer(name, optimizer, self._networks()[name])
         self.precision, self.uses_precise_bn = precision, precise_bn or self.ema_decay > 0
         self.sampling_kernels = sampling_kernels
         self._scalers = precision.scalers(self._optimizers())
@@ -90,10 +100,15 @@ class TwoNetworkModel(ResumableModel):
         """One image per seed, float32 [N, C, H, W] in [-1, 1]: eval mode, no gradient, the mode is put back.
 
         A seed is the same image whatever its neighbours (see deploy.seeds). A whole number counts as one seed.
+        Raises ValueError for a seed outside 0 .. 4294967295, none at all, and a batch size below 1.
         """
         z = self._latents_of(np.atleast_1d(np.asarray(seeds)))
-        network = self.inference_generator()
-        with evaluating(network), paddle.no_grad(), self._sampling():
+        if batch_size < 1 or not len(z):
+            raise ValueError(
+                f"at least one seed and a batch_size of at least 1 are expected, received {len(z)} and {batch_size}"
+            )
+        with self._sampling_lock, evaluating(self.network), paddle.no_grad(), self._sampling():
+            network = self.inference_generator()
             parts = [network(paddle.to_tensor(z[i : i + batch_size])) for i in range(0, len(z), batch_size)]
             return np.concatenate([part.astype("float32").numpy() for part in parts])
 
@@ -105,22 +120,26 @@ class TwoNetworkModel(ResumableModel):
         return self.process_group.all_gather(self.generate(own))[: len(seeds)]
 
     def predict_batch(self, inputs: Any) -> list:
-        """As `generate`, from latents instead of seeds: a list of one array."""
-        self.inference_generator()
-        with self._sampling():
-            return super().predict_batch(inputs)
+        """As `generate`, from latents [N, ...] that fit `latent_spec` instead of seeds: a list of one array."""
+        z = check_batch(inputs, self.latent_spec)
+        with self._sampling_lock, evaluating(self.network), self._sampling():
+            self.inference_generator()
+            return super().predict_batch([z.numpy()])
 
     def inference_generator(self) -> nn.Layer:
         """`network`, its BatchNorm statistics brought up to date: what samples, and what is saved and exported.
 
         The statistics are a function of the weights alone, so a resumed run has the same.
         """
-        if self.uses_precise_bn and self._statistics_are_stale:
-            shape = self._latent_shape()
-            with self._sampling():
-                precise_bn(self.network, precise_bn_latents(math.prod(shape)).reshape([-1, *shape]))
-            self._statistics_are_stale = False
-        return self.network
+        with self._sampling_lock:
+            if self.uses_precise_bn and self._statistics_are_stale:
+                if self.network is not self.generator:
+                    copy_buffers(self.network, self.generator)
+                shape = self._latent_shape()
+                with evaluating(self.network), self._sampling():
+                    precise_bn(self.network, precise_bn_latents(math.prod(shape)).reshape([-1, *shape]))
+                self._statistics_are_stale = False
+            return self.network
 
     @contextlib.contextmanager
     def _sampling(self) -> Iterator[None]:
@@ -216,3 +235,19 @@ class TwoNetworkModel(ResumableModel):
     def parameters(self, *args: Any, **kwargs: Any) -> list[paddle.Tensor]:
         """Parameters of both networks, the generator's first."""
         return [*self.generator.parameters(*args, **kwargs), *self.discriminator.parameters(*args, **kwargs)]
+
+
+def _check_optimizer(name: str, optimizer: paddle.optimizer.Optimizer, network: nn.Layer) -> None:
+    """Raise ValueError unless `optimizer` moves weights of `network` only, at a rate that is a number."""
+    listed = optimizer._parameter_list or []
+    held = {p.name for entry in listed for p in (entry["params"] if isinstance(entry, dict) else [entry])}
+    if not held or held - {p.name for p in network.parameters()}:
+        raise ValueError(
+            f"the {name}'s optimizer must hold parameters of the {name} and no others: parameters={name}.parameters()"
+        )
+    if isinstance(optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):
+        raise ValueError(
+            f"the learning rate of the {name}'s optimizer must be a number, received "
+            f"{type(optimizer._learning_rate).__name__}: no checkpoint would hold its state. Use "
+            "prepare(schedule=...), a function of the iteration"
+        )

@@ -24,7 +24,7 @@ class Runtime:
 
     Attributes: backend - its name on the command line.  device - "cpu" or "gpu", what it really uses.
     signature - names and shapes of input and output.  model_id - SHA-256 of its files, if it is from an export folder,
-    and the precision where that is not fp32: what decides about every pixel.
+    and the precision where that is not fp32: what decides about every pixel. Several threads may use one runtime.
     """
 
     backend = ""
@@ -56,14 +56,17 @@ class Runtime:
     def generate(self, seeds: int | Sequence[int] | np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Images of N seeds, RGB, float32 [N, 3, S, S] in [-1, 1]. A seed's image is the same whatever its batch.
 
-        Raises ValueError for a seed outside 0 .. 4294967295, ModelError for images that are not finite numbers.
+        Raises ValueError for a seed outside 0 .. 4294967295, a batch size below 1 and a model that makes uint8,
+        ModelError for images that are not finite numbers.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
         return self.generate_from(latents(seeds, self.signature.input_shape[0]), batch_size)
 
     def generate_from(self, z: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Images of N latents, float32 [N, latent_dim], as `generate` returns them."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        if self.signature.output_dtype == "uint8":
+            raise ValueError("this model makes uint8 levels, not floats in [-1, 1]: call run")
         images = np.empty((len(z), *self.signature.output_shape), np.float32)
         for start in range(0, len(z), batch_size):
             images[start : start + batch_size] = self.run(z[start : start + batch_size])

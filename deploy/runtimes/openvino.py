@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class OpenVino(Runtime):
         if wanted == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             log.warning("This processor has no bfloat16; computing in float32.")
         self._check(compiled)
-        self._request = compiled.create_infer_request()
+        self._request, self._lock = compiled.create_infer_request(), threading.Lock()
 
     def _check(self, compiled: Any) -> None:
         expected = self.signature
@@ -60,7 +61,8 @@ class OpenVino(Runtime):
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         try:
-            return self._request.infer([inputs])[0]  # a copy: the next call may reuse the original
+            with self._lock:
+                return self._request.infer([inputs])[0]  # a copy: the next call may reuse the original
         except RuntimeError as error:
             raise ModelError(f"OpenVINO failed on a batch of {len(inputs)}: {_last_line(error)}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class PaddleInference(Runtime):
         paddle = _import_paddle()
         has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
         super().__init__(signature, choose_device(device, has_gpu))
+        self._lock = threading.Lock()
         with tempfile.TemporaryDirectory() as folder:  # Paddle 3.2 crashes on a program given in memory
             paths = [Path(folder, "model.json"), Path(folder, "model.pdiparams")]
             for path, content in zip(paths, (program, parameters)):
@@ -78,12 +80,13 @@ class PaddleInference(Runtime):
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         predictor = self._predictor
-        handle = predictor.get_input_handle(self.signature.input_name)
         try:
-            handle.reshape(inputs.shape)
-            handle.copy_from_cpu(inputs)
-            predictor.run()
-            return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+            with self._lock:
+                handle = predictor.get_input_handle(self.signature.input_name)
+                handle.reshape(inputs.shape)
+                handle.copy_from_cpu(inputs)
+                predictor.run()
+                return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
         except _PADDLE_ERRORS as error:
             raise ModelError(f"Paddle Inference failed on {list(inputs.shape)}: {one_line(error)}") from error
 

@@ -170,3 +170,11 @@ def test_measured_statistics_of_the_live_generator_are_those_of_its_own_weights(
     kept = bare.generator.bn_1._mean.numpy()
     bare.generate(0)
     assert np.array_equal(kept, bare.generator.bn_1._mean.numpy())
+
+
+def test_training_takes_its_threads_back_from_who_took_them(tiny_config, images, monkeypatch):
+    """Paddle Inference leaves a process with one thread: other rounding, and other cores idle."""
+    model, given = DCGAN(tiny_config), []
+    monkeypatch.setattr(paddle.base.core, "set_num_threads", given.append)
+    model.fit(BatchLoader(images, 8), verbose=0)
+    assert given == [model.compute.threads]

@@ -65,3 +65,8 @@ def test_any_changed_byte_of_a_png_is_noticed(images, tmp_path):
     for start in range(0, len(content) - 12):  # as a power cut leaves a file: zeros where its pixels were
         path.write_bytes(content[:start] + bytes(12) + content[start + 12 :])
         assert not deploy_images.is_whole(path, "seed 1"), start
+
+
+def test_levels_are_not_taken_for_floats():
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\], received uint8"):
+        deploy_images.to_uint8(np.zeros([1, 3, 4, 4], np.uint8))

@@ -410,3 +410,19 @@ def test_the_last_training_grid_shows_the_images_that_the_export_generates(tmp_p
     shown = cv2.imread(str(run / "samples" / "step-00000020.png"))[TITLE_HEIGHT:, :, ::-1].transpose(2, 0, 1)
     difference = np.abs(shown.astype(int) - grid(generated, columns=10).astype(int))
     assert difference.max() <= 1 and np.ptp(generated.astype(int), axis=0).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"formats": "onnx"}, "formats must be a list of paddle, onnx, web, received 'onnx'"),
+        ({"formats": ["onxx"]}, "received .'onxx'."),
+        ({"formats": ()}, "nothing to export"),
+        ({"networks": ["g"]}, "networks must be a list of generator, discriminator"),
+        ({"precision": "fp8"}, "precision must be one of fp32, fp16-weights, fp16, received 'fp8'"),
+    ],
+)
+def test_words_that_no_setting_knows_are_refused(export_config, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path / "out", export_config(**changes))
+    assert not (tmp_path / "out").exists()

@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
+from dcgan import DCGAN, BatchLoader
 from dcgan import train as runs
-from dcgan.callbacks.checkpointing import best, last_healthy
+from dcgan.callbacks.checkpointing import CheckpointSaver, best, last_healthy
 from dcgan.callbacks.metrics_log import read_records
-from dcgan.checkpoints.checkpoint import list_checkpoints, write_checkpoint
+from dcgan.checkpoints.checkpoint import list_checkpoints, step_of, write_checkpoint
 from dcgan.runs.find_checkpoint import find_checkpoint
 
 
@@ -57,3 +58,12 @@ def test_a_checkpoint_of_unknown_origin_that_says_nothing_of_itself_is_no_best_a
     write_checkpoint(folders[0], {}, {"extra": {"swd": 3.0, "state": "OK"}})
     write_checkpoint(folders[1], {}, {} if extra is None else {"extra": extra})
     assert best(folders) == last_healthy(folders) == folders[0]
+
+
+def test_checkpoints_of_an_earlier_run_in_the_folder_do_not_cost_those_of_a_new_one(tiny_config, images, tmp_path):
+    for iterations in (6, 3):
+        saver = CheckpointSaver(1, tmp_path, 2, dict)
+        DCGAN(tiny_config).fit(BatchLoader(images, 8), verbose=0, num_iters=iterations, callbacks=[saver])
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [2, 3, 5, 6]
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        CheckpointSaver(1, tmp_path, 0, dict)

@@ -3,7 +3,10 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from dcgan.callbacks.stopping import SignalStop
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -21,3 +24,10 @@ def test_a_second_signal_ends_at_once():
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert answer.stdout == "alive\n" and answer.returncode == -signal.SIGTERM
+
+
+def test_training_in_another_thread_hears_no_signals_and_takes_nobodys_handler():
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(SignalStop().on_train_begin).result()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -705,3 +705,16 @@ def test_what_may_not_be_read_is_not_called_damaged_nor_passed_over(tmp_path, mo
         checkpoint.read_newest(tmp_path)
     assert caught.value.filename == str(tmp_path / "step-00000002" / name)
     assert not checkpoint.holds_nothing_else(tmp_path / "step-00000002") or name != "state.json"
+
+
+def test_a_folder_or_file_of_somebody_else_is_never_replaced(tmp_path):
+    for name, is_folder in (("results", True), ("old.pdparams", False)):
+        path = tmp_path / name
+        if is_folder:
+            path.mkdir()
+        content = path / "thesis.tex" if is_folder else path
+        content.write_text("years of work")
+        with pytest.raises(FileExistsError, match="is not replaced: give a new path"):
+            write_checkpoint(path, {"generator": {"weight": np.ones(2, np.float32)}}, {})
+        assert content.read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.pdparams", "results"]

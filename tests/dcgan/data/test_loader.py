@@ -221,6 +221,8 @@ def test_thread_works_only_a_few_batches_ahead(numbered):
     gathered = []
 
     class Counting:
+        dtype, shape = numbered.dtype, numbered.shape
+
         def __len__(self):
             return 50
 
@@ -238,6 +240,8 @@ def test_thread_works_only_a_few_batches_ahead(numbered):
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_error_while_reading_reaches_the_consumer(numbered, prefetch):
     class Failing:
+        dtype, shape = numbered.dtype, numbered.shape
+
         def __init__(self):
             self.reads = 0
 
@@ -301,3 +305,9 @@ def test_uint8_batches_are_the_levels_of_the_float_ones_mirrored_alike(numbered)
     assert {batch.dtype for batch in levels} == {np.dtype(np.uint8)} and np.concatenate(levels).max() == 197
     assert same([to_float(batch) for batch in levels], floats)
     assert 0 < np.concatenate([is_mirrored(batch) for batch in levels]).mean() < 1
+
+
+@pytest.mark.parametrize("images", [np.zeros([4, 3, 8, 8], np.float32), np.zeros([4, 8], np.uint8), [[1, 2], [3, 4]]])
+def test_what_is_no_array_of_levels_is_refused(images):
+    with pytest.raises(ValueError, match=r"must be uint8 \[N, C, S, S\], received .*dcgan.to_uint8"):
+        BatchLoader(images, 2)

@@ -49,11 +49,13 @@ def test_features_add_the_figures_of_a_trained_network(faces):
     assert figures["fid"] > 10 * measure(real, other, brightness)["fid"]
 
 
-def test_too_few_images_and_two_shapes_are_refused(faces):
+def test_too_few_images_two_shapes_and_floats_are_refused(faces):
     with pytest.raises(ValueError, match="at least 10 images"):
         measure(faces[0][:9], faces[1][:9])
-    with pytest.raises(ValueError, match=r"\[128, 3, 64, 64\] and \[20, 3, 64, 64\]"):
+    with pytest.raises(ValueError, match=r"\[128, 3, 64, 64\] and uint8 \[20, 3, 64, 64\]"):
         measure(faces[0], faces[1][:20])
+    with pytest.raises(ValueError, match="and float32 .*dcgan.to_uint8 makes levels of floats"):
+        measure(faces[0], faces[0].astype(np.float32))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import copy
 
 import numpy as np
+import paddle
 
 from dcgan.networks.batch_norm import FIRST_SEED, precise_bn, precise_bn_latents
 from deploy.seeds import latents
@@ -53,3 +54,25 @@ def test_only_the_statistics_change_and_a_second_time_changes_nothing(stale_gene
     assert {name for name in before if not np.array_equal(before[name], once[name])} == set(statistics(stale_generator))
     assert all(np.array_equal(once[name], value) for name, value in twice.items())
     assert not any(part.training for part in stale_generator.sublayers(include_self=True))
+
+
+class _Twisted(paddle.nn.Layer):
+    """Its layers are registered in another order than they are used in, and one is not used at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused, self.second, self.first = (paddle.nn.BatchNorm1D(4) for _ in range(3))
+        self.a, self.b = paddle.nn.Linear(4, 4), paddle.nn.Linear(4, 4)
+
+    def forward(self, z):
+        return self.second(paddle.tanh(self.b(self.first(self.a(z)))))
+
+
+def test_layers_are_measured_in_the_order_in_which_they_are_used():
+    paddle.seed(0)
+    network, z = _Twisted(), precise_bn_latents(4, 32)
+    training = copy.deepcopy(network)
+    training.train()
+    precise_bn(network, z, batch_size=8)
+    assert np.abs(mapped(network, z) - mapped(training, z)).max() < 1e-4
+    assert network.unused._variance.numpy().tolist() == [1.0] * 4

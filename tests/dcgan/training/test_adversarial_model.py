@@ -109,3 +109,40 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_confi
 def test_config_out_of_range_is_refused_before_anything_is_built():
     with pytest.raises(ValueError, match="image_size must be a power of two"):
         DCGAN(TrainConfig(image_size=48))
+
+
+def test_what_cannot_teach_is_refused(linear):
+    model, (sgd_g, sgd_d) = linear()
+    decaying = paddle.optimizer.lr.StepDecay(0.1, 5)
+    for arguments, message in (
+        ({"losses": "hinge"}, "must be an Objective"),
+        ({"d_steps": 0}, "at least 1, received 0 and 1"),
+        ({"generator_optimizer": sgd_d, "discriminator_optimizer": sgd_g}, "parameters of the generator and no others"),
+        ({"generator_optimizer": paddle.optimizer.SGD(decaying, sgd_g._parameter_list)}, "must be a number.*StepDecay"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.prepare(**{"generator_optimizer": sgd_g, "discriminator_optimizer": sgd_d, **arguments})
+    with pytest.raises(ValueError, match="whole number of 0 .. 4294967295, received 1.5"):
+        linear(seed=1.5)
+
+
+def test_gradients_of_weights_that_no_optimizer_moves_do_not_pile_up(images, tiny_config):
+    norms = []
+    for iterations in (1, 3):
+        model = DCGAN(tiny_config)
+        last = model.discriminator.parameters()[-1:]
+        model.prepare(model.generator_optimizer, paddle.optimizer.SGD(0.0, last))
+        model.generator_optimizer.set_lr(0.0)
+        for _ in range(iterations):
+            model.global_step = 0  # the same latents each time
+            model.train_batch([images[:8]])
+        norms.append(model.gradient_norms()["discriminator"].item())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_a_second_schedule_begins_at_the_rates_of_the_optimizers(linear):
+    model, optimizers = linear()
+    for factor in (0.25, 0.5):
+        model.prepare(*optimizers, schedule=lambda step, last, factor=factor: factor)
+        model.train_batch([np.ones([2, 1], np.float32)])
+        assert [optimizer.get_lr() for optimizer in optimizers] == pytest.approx([0.1 * factor] * 2)

@@ -80,8 +80,39 @@ def test_static_mode_is_refused():
 def test_uint8_images_are_scaled_on_the_device_to_the_bits_of_the_loader(images):
     levels = np.resize(np.arange(256, dtype=np.uint8), images.shape)
     spec = InputSpec([None, 3, 16, 16], "float32", "image")
-    np.testing.assert_array_equal(hapi.check_images([levels], spec).numpy(), to_float(levels))
+    np.testing.assert_array_equal(hapi.check_batch([levels], spec).numpy(), to_float(levels))
     with pytest.raises(ValueError, match=r"must be float32 .*, received int32"):
-        hapi.check_images([levels.astype(np.int32)], spec)
+        hapi.check_batch([levels.astype(np.int32)], spec)
     with pytest.raises(ValueError, match=r"must be uint8 .*, received float32"):  # a spec of another dtype is kept
-        hapi.check_images([levels.astype(np.float32)], InputSpec([None, 3, 16, 16], "uint8", "image"))
+        hapi.check_batch([levels.astype(np.float32)], InputSpec([None, 3, 16, 16], "uint8", "image"))
+
+
+def test_as_many_iterations_as_asked_are_done_from_the_middle_of_an_epoch_too(model, images):
+    model.fit(BatchLoader(images, 8), verbose=0, num_iters=2)  # of 3
+    model.fit(BatchLoader(images, 8), verbose=0, num_iters=5)
+    assert (model.global_step, model.epoch, model.epoch_step) == (7, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs and num_iters must be at least 1, received 0 and None"),
+        ({"num_iters": 0}, "received 1 and 0"),
+        ({"eval_data": [1]}, "not eval_data"),
+    ],
+)
+def test_what_two_networks_cannot_fit_is_refused(model, images, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(BatchLoader(images, 8), verbose=0, **arguments)
+
+
+def test_a_loader_too_short_to_go_on_with_is_refused_with_what_to_do(model, images):
+    model.fit(BatchLoader(images, 8), verbose=0, num_iters=2)
+    with pytest.raises(ValueError, match="after iteration 2 of its epoch.*has 2. Go on with the images and the batch"):
+        model.fit(BatchLoader(images, 12), verbose=0)
+
+
+def test_a_callback_can_compare_what_it_is_told():
+    small, large = (hapi.LazyNumber(paddle.to_tensor(value)) for value in (1.0, 2.0))
+    assert small < large and large >= 2 and small == 1.0 and small != large and max(small, large) is large
+    assert {small: "seen"}[1.0] == "seen"

@@ -1,5 +1,6 @@
 import dataclasses
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
@@ -7,6 +8,7 @@ import pytest
 
 from dcgan import DCGAN
 from dcgan.data.loader import BatchLoader
+from dcgan.errors import CheckpointError
 from dcgan.networks.batch_norm import precise_bn_latents
 from tests.comparisons import equal, everything
 
@@ -115,3 +117,36 @@ def test_save_without_training_writes_the_generator_for_inference(model, loader,
 def test_predict_draws_from_given_latents(model):
     z = model._latents_of(range(3))
     np.testing.assert_allclose(model.predict_batch([z])[0], model.generate(range(3)), atol=1e-6)
+
+
+def test_several_threads_may_sample_at_once(tiny_config, images):
+    model, other = DCGAN(tiny_config), DCGAN(tiny_config)
+    for each in (model, other):
+        each.fit(BatchLoader(images, 8), verbose=0)
+    expected = model.generate(range(24))
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: other.generate(range(24), 5), range(8)):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_sampling_leaves_the_mode_as_it_was(tiny_config):
+    model = DCGAN(dataclasses.replace(tiny_config, ema=0.0, precise_bn=True))
+    model.generator.train()
+    model.generate(0)
+    model.predict_batch([np.zeros([2, 8], np.float32)])
+    assert model.generator.training
+
+
+def test_latents_and_seeds_that_do_not_fit_are_refused(tiny_config):
+    model = DCGAN(tiny_config)
+    with pytest.raises(ValueError, match=r"z must be float32 \['N', 8\], received float32 \[4, 4\]"):
+        model.predict_batch([np.zeros([4, 4], np.float32)])
+    for seeds, batch_size in (([], 100), ([1], -1)):
+        with pytest.raises(ValueError, match="at least one seed and a batch_size of at least 1"):
+            model.generate(seeds, batch_size)
+
+
+def test_a_checkpoint_with_an_average_is_not_loaded_into_a_model_without(tiny_config, tmp_path):
+    DCGAN(tiny_config).save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="it holds a generator_ema, and this model has none"):
+        DCGAN(dataclasses.replace(tiny_config, ema=0.0)).load(tmp_path / "c")

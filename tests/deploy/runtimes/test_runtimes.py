@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -162,3 +163,12 @@ def test_asking_for_a_gpu_that_is_not_there_falls_back_with_one_line(export, cap
         assert load_generator(export.folder, device="gpu").device == "cpu"
         assert load_generator(export.folder, device="auto").device == "cpu"
     assert [r.message for r in caplog.records] == ["This installation cannot use a GPU; computing on the CPU."]
+
+
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
+def test_several_threads_may_use_one_runtime(both_exports, backend):
+    generator = load_generator(both_exports.folder, backend=backend, device="cpu", threads=1)
+    ranges = [range(20 * i, 20 * i + 20) for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        for seeds, found in zip(ranges, pool.map(lambda seeds: generator.generate(seeds, 3), ranges)):
+            assert np.abs(found - both_exports.expected(seeds)).max() < 2e-6
