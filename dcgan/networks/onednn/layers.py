@@ -21,8 +21,8 @@ class OneDnnKernels:
     """Drop-in for `networks.PaddleKernels`, for training and generating on a CPU.
 
     Args: dtype - of the images between the layers, "float32" or "bfloat16".
-    Gradients come by `backward()`. `paddle.grad` and gradients of gradients are not defined: a penalty on gradients needs Paddle's own operators. Nor are gradients
-    through a BatchNorm in eval mode.
+    Gradients come by `backward()`. `paddle.grad` and gradients of gradients are not defined: a penalty on gradients
+    needs Paddle's own operators. Nor are gradients through a BatchNorm in eval mode.
     """
 
     def __init__(self, dtype: str = "float32"):
