@@ -251,7 +251,12 @@ class TrainConfig:
     def validate(self) -> TrainConfig:
         """This config, unchanged. Raises ValueError naming every setting that is out of range or of another type."""
         self.from_mapping(self.to_json())  # types first: ranges compare numbers
-        problems = [*_range_problems(self), *_choice_problems(self)]
+        problems = []
+        for name, value, about in ((f.name, getattr(self, f.name), f.metadata) for f in fields(self)):
+            if about["low"] is not None and not about["low"] <= value <= about["high"]:  # also true for NaN
+                problems.append(f"{name} must be from {about['low']} to {about['high']}, received {value!r}")
+            if about["choices"] and value not in about["choices"]:
+                problems.append(f"{name} must be one of {', '.join(about['choices'])}, received {value!r}")
         try:
             check_image_size(self.image_size)
         except ValueError as error:
@@ -348,23 +353,6 @@ def with_default_data(config: TrainConfig) -> TrainConfig:
         if candidate.exists():
             return dataclasses.replace(config, data=str(candidate))
     return dataclasses.replace(config, data="cartoon")
-
-
-def _range_problems(config: TrainConfig) -> list[str]:
-    return [
-        f"{f.name} must be from {f.metadata['low']} to {f.metadata['high']}, received {getattr(config, f.name)!r}"
-        for f in fields(config)
-        if f.metadata["low"] is not None
-        and not f.metadata["low"] <= getattr(config, f.name) <= f.metadata["high"]  # also true for NaN
-    ]
-
-
-def _choice_problems(config: TrainConfig) -> list[str]:
-    return [
-        f"{f.name} must be one of {', '.join(f.metadata['choices'])}, received {getattr(config, f.name)!r}"
-        for f in fields(config)
-        if f.metadata["choices"] and getattr(config, f.name) not in f.metadata["choices"]
-    ]
 
 
 def _combination_problems(config: TrainConfig) -> list[str]:

@@ -10,12 +10,11 @@ from paddle.static import InputSpec
 from .compute_plan import ComputePlan, plan
 from .config import TrainConfig
 from .distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from .networks.batch_norm import with_synchronised_statistics
 from .networks.discriminator import Discriminator
 from .networks.generator import Generator
 from .training.adversarial_model import AdversarialModel
 from .training.augment import Augmentation, Chain, DiffAugment, InstanceNoise
-from .training.losses import objective
+from .training.losses import OBJECTIVES
 from .training.lr_schedule import WarmupAndDecay
 
 
@@ -57,15 +56,15 @@ class DCGAN(AdversarialModel):
             seed=config.seed,
             process_group=process_group,
         )
-        if config.sync_bn:  # not of the averaged generator, which one process may use alone
-            generator = with_synchronised_statistics(generator)
-            discriminator = with_synchronised_statistics(discriminator)
+        if config.sync_bn:  # not of the averaged generator, which one process may use alone; never run on a GPU
+            convert = paddle.nn.SyncBatchNorm.convert_sync_batchnorm
+            generator, discriminator = convert(generator), convert(discriminator)
         self.config = config
         generator.kernels = discriminator.kernels = self.compute.training_kernels()
         self.prepare(
             _adam(config, config.lr, generator),
             _adam(config, config.lr_d or config.lr, discriminator),
-            losses=objective(config.loss),
+            losses=OBJECTIVES[config.loss],
             d_steps=config.d_steps,
             g_steps=config.g_steps,
             augment=augmentation(config),

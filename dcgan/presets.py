@@ -40,14 +40,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-
-def preset(name: str) -> dict[str, Any]:
-    """The settings of a preset. Raises ValueError listing the names there are."""
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, received {name!r}")
-    return dict(PRESETS[name])
-
-
 # For a run whose length nobody chose: the training images that are shown, 8,000 iterations of a small batch.
 IMAGES_SHOWN = 128_000
 SMALL_DATA_SET = 20_000  # images; a larger one has steps enough

@@ -28,7 +28,7 @@ from .callbacks import visualdl
 from .callbacks.checkpointing import CheckpointSaver, ParamsSaver, last_healthy
 from .callbacks.metrics_log import History, Recorder
 from .callbacks.plots import LossPlot, ReportWriter
-from .callbacks.progress import NoProgressBar, ProgressLine
+from .callbacks.progress import ProgressLine
 from .callbacks.quality import QualityCallback
 from .callbacks.sample_grid import SampleGrid, next_sample_step, sample_std_of
 from .callbacks.stopping import SignalStop, StopAt
@@ -112,6 +112,7 @@ def train(
         log.info("Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step)
         return Result(Path(process_group.broadcast(resume and str(place_of(resume)))), done, None)
     folder = shared_folder(config, resume, process_group)
+    stopper = SignalStop(process_group)
     try:
         if process_group.is_rank_zero:
             set_aside_damaged(folder, model.global_step)
@@ -127,9 +128,10 @@ def train(
             )
         loader.seed = model.seed  # not the config's, if the run has gone back after a collapse
         session = _Session(model, loader, folder, config, data, last_step, next_sample, on_first_grid)
-        stopper = _train_to_the_end(session, state)
+        _fit_or_go_back(session, state, stopper)
         return Result(folder.path, model.global_step, stopper.received)
     finally:
+        stopper.restore()
         folder.lock.release()
 
 
@@ -168,21 +170,11 @@ class _Session(NamedTuple):
     on_first_grid: Callable[[Path], None] | None
 
 
-def _train_to_the_end(session: _Session, state: dict[str, Any]) -> SignalStop:
+def _fit_or_go_back(session: _Session, state: dict[str, Any], stopper: SignalStop) -> None:
     """Fit; where the run collapses and `on_collapse` is rollback, go back and on with fresh randomness.
 
     `state` is what the checkpoint that was loaded says beyond the model (see `_fit`), empty at the start of a run.
     """
-    stopper = SignalStop(session.model.process_group)
-    try:
-        _fit_or_go_back(session, state, stopper)
-    finally:
-        stopper.restore()
-    return stopper
-
-
-def _fit_or_go_back(session: _Session, state: dict[str, Any], stopper: SignalStop) -> None:
-    """`_train_to_the_end` between the signal handlers that it sets and puts back."""
     model, loader, folder, config, *_ = session
     process_group = model.process_group
     while True:
@@ -269,7 +261,6 @@ def _fit(session: _Session, state: dict[str, Any], stopper: SignalStop) -> None:
         shown.append(board.scalars)
         written.append(board)
     callbacks = [
-        NoProgressBar(),
         stopper,
         samples,
         quality,

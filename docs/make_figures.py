@@ -38,7 +38,7 @@ from dcgan.metrics.evaluate import chosen_real, evaluate, measure
 from dcgan.model import augmentation
 from dcgan.networks.layers import parameter_count
 from dcgan.networks.modes import evaluating
-from dcgan.presets import preset
+from dcgan.presets import PRESETS
 from dcgan.resume import saved_config
 from dcgan.runs.find_checkpoint import find_checkpoint
 from dcgan.runs.records import is_of_training, read_records
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     start_logging(arguments.log_level)
-    folder = arguments.run or runs.train(TrainConfig(data="cartoon", **preset("quick")), argv=sys.argv).folder
+    folder = arguments.run or runs.train(TrainConfig(data="cartoon", **PRESETS["quick"]), argv=sys.argv).folder
     found = find_checkpoint(folder)
     config = saved_config(found)
     model = DCGAN(config)

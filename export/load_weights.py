@@ -20,13 +20,12 @@ from dcgan.environment import command
 from dcgan.errors import CheckpointError
 from dcgan.networks.discriminator import Discriminator
 from dcgan.networks.generator import Generator
-from dcgan.networks.sizes import check_image_size
+from dcgan.networks.sizes import network_sizes
 from dcgan.runs.find_checkpoint import find_checkpoint
 from deploy.files import PathLike
 from deploy.manifest import Signature
 
 RUNS = Path("work/train")
-_CHANNELS = 3
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -72,16 +71,18 @@ def load_source(path: PathLike | None = None, names: Iterable[str] = ("generator
         raise CheckpointError(f"there is nothing to export at {path}. Train first: {command('train')}")
     groups, checkpoint, config = _read_params_file(path) if path.is_file() else _read_newest(path)
     generator = next(name for name in ("generator.params", "generator_ema", "generator") if name in groups)
-    widths = _widths(groups[generator], transposed=True)
-    latent_dim, image_size = widths[0], _image_size(widths)
+    sizes = network_sizes(groups[generator])
+    if sizes is None:
+        shapes = {name: value.shape for name, value in groups[generator].items() if name.startswith("conv_")}
+        raise CheckpointError(f"{path} does not hold the weights of a DCGAN: {shapes!r:.300}")
     networks = {}
     for name in names:
         group = generator if name == "generator" else name
         if group not in groups:
             raise CheckpointError(f"{path} holds no {name}. Give a run or checkpoint folder with --checkpoint.")
-        networks[name] = _build(name, group, groups[group], latent_dim, image_size)
+        networks[name] = _build(name, group, groups[group], *sizes)
     checkpoint["network"] = ", ".join(trained.group for trained in networks.values())
-    return Source(networks, latent_dim, image_size, checkpoint, config)
+    return Source(networks, sizes[0], sizes[2], checkpoint, config)
 
 
 def _read_newest(path: Path) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
@@ -110,45 +111,15 @@ def _without_paths(config: Any) -> dict[str, Any]:
     return kept
 
 
-def _image_size(widths: list[int]) -> int:
-    """Pixels: one layer spans 4x4, each further one doubles (5 layers, 6 widths: 64)."""
-    return 1 << len(widths)
-
-
-def _widths(weights: Tensors, transposed: bool) -> list[int]:
-    """Channels before, between and after the convolutions. Checked before any network of that size is built."""
-    count = sum(name.startswith("conv_") and name.endswith(".weight") for name in weights)
-    shapes = [np.shape(weights.get(f"conv_{i}.weight")) for i in range(1, count + 1)]
-    if len(shapes) < 3 or any(len(shape) != 4 for shape in shapes):
-        raise CheckpointError(f"these are not the weights of a DCGAN: {_some(weights)}")
-    if any(shape[2:] != (4, 4) or 0 in shape for shape in shapes):  # a zero would hide how large the others are
-        raise CheckpointError(f"the kernels of a DCGAN are 4 x 4, these have the shapes {shapes[:8]}")
-    inputs, outputs = (0, 1) if transposed else (1, 0)
-    if any(before[outputs] != after[inputs] for before, after in zip(shapes, shapes[1:])):
-        raise CheckpointError(f"the convolutions do not follow each other: they have the shapes {shapes[:8]}")
-    widths = [shapes[0][inputs], *(shape[outputs] for shape in shapes)]
-    inner = widths[1:-1][::-1] if transposed else widths[1:-1]
-    if inner != [inner[0] << i for i in range(len(inner))] or (widths[-1] if transposed else widths[0]) != _CHANNELS:
-        raise CheckpointError(
-            f"the convolutions have {widths} channels; expected {_CHANNELS} at the image and doubling widths inwards"
-        )
-    return widths
-
-
-def _build(name: str, group: str, weights: Tensors, latent_dim: int, image_size: int) -> Trained:
-    is_generator = name == "generator"
-    widths = _widths(weights, transposed=is_generator)
-    if _image_size(widths) != image_size:
-        raise CheckpointError(f"{group} is of {_image_size(widths)} pixels, the generator of {image_size}")
-    check_image_size(image_size)
-    image = (_CHANNELS, image_size, image_size)
+def _build(name: str, group: str, weights: Tensors, latent_dim: int, base_channels: int, image_size: int) -> Trained:
+    image = (3, image_size, image_size)
     # The guard makes Paddle's own parameter names, which are counters, the same in every process.
     with paddle.utils.unique_name.guard():
-        if is_generator:
-            layer: nn.Layer = Generator(latent_dim, widths[-2], image_size)
+        if name == "generator":
+            layer: nn.Layer = Generator(latent_dim, base_channels, image_size)
             signature = Signature("z", (latent_dim,), "image", image)
         else:
-            layer = ExportedDiscriminator(widths[1], image_size)
+            layer = ExportedDiscriminator(base_channels, image_size)
             signature = Signature("image", image, "logit", (1,))
     _set_weights(layer, weights, group)
     layer.eval()
@@ -164,8 +135,3 @@ def _set_weights(layer: nn.Layer, weights: Tensors, group: str) -> None:
         raise CheckpointError(f"{group} does not fit a DCGAN of its size: {'; '.join(problems)}")
     for name, tensor in own.items():
         tensor.set_value(np.asarray(weights[name], np.float32))
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "no tensors"

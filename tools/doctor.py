@@ -82,9 +82,9 @@ def _paddle_checks(measure: bool) -> list:
             raise error
 
         return [imports]
-    decisions = [decided.compute_plan, decided.mixed_precision_operators, decided.gpus, decided.tf32]
+    decisions = [decided.compute_plan, decided.gpus, decided.onnxruntime_cuda]
     measurements = [measured.gradients, measured.parity, measured.throughput]
-    return [*decisions, decided.onnxruntime_cuda, *(measurements if measure else [])]
+    return [*decisions, *(measurements if measure else [])]
 
 
 def main(argv: list[str] | None = None) -> int:

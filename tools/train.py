@@ -27,7 +27,7 @@ from typing import Any, Optional
 from dcgan.config import TrainConfig, help_text, read_config, with_default_data
 from dcgan.environment import command, export_command
 from dcgan.errors import ProjectError
-from dcgan.presets import PRESETS, fitted_to, preset
+from dcgan.presets import PRESETS, fitted_to
 from dcgan.selftest import kill_count
 from dcgan.selftest import report as report_resume
 from tools.console import add_log_level, open_in_browser, run, start_logging
@@ -161,7 +161,7 @@ def _new_config(arguments: dict, explicit: dict, processes: int) -> TrainConfig:
     if asked.data == "cartoon" and not explicit.get("data") and not saved.get("data"):
         name = name or "quick"
         print(NO_DATA.format(preset=name), file=sys.stderr)
-    settings = {**preset(name or "default"), **saved, **explicit, "data": asked.data}
+    settings = {**PRESETS[name or "default"], **saved, **explicit, "data": asked.data}
     if name in (None, "default") and not saved:
         from dcgan.dry_run import count_images
 

@@ -1,23 +1,12 @@
-"""The progress line on stderr, in place of hapi's own progress bar."""
+"""The progress line on stderr."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from typing import IO, Any
-
-from paddle.callbacks import ProgBarLogger
+from typing import IO
 
 from ..runs.records import Record
-
-
-class NoProgressBar(ProgBarLogger):
-    """Takes the place of hapi's own progress bar, which knows neither resumed runs nor two networks."""
-
-    def _nothing(self, *args: Any) -> None:
-        """Prints nothing."""
-
-    on_train_begin = on_epoch_begin = on_train_batch_begin = on_train_batch_end = on_epoch_end = _nothing
 
 
 class ProgressLine:

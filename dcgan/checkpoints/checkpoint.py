@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,16 +126,15 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     return state
 
 
-def read_checkpoint(folder: PathLike, only: Iterable[str] | None = None) -> Checkpoint:
+def read_checkpoint(folder: PathLike) -> Checkpoint:
     """Read a checkpoint whose every file is as it was written.
 
-    Args: folder - as written by `write_checkpoint`.  only - names of groups to read; all by default.
+    Args: folder - as written by `write_checkpoint`.
     Raises CheckpointError naming the file that is missing, truncated or changed; OSError for one that may be whole but
     cannot be read now: no permission, an error of the disk.
     """
     folder = Path(folder)
     state = read_state(folder)
-    wanted = None if only is None else set(only)
     groups = {}
     for file_name, entry in state["files"].items():
         name, suffix = os.path.splitext(file_name)
@@ -143,11 +142,7 @@ def read_checkpoint(folder: PathLike, only: Iterable[str] | None = None) -> Chec
             raise CheckpointError(f"{folder / STATE_FILE} lists a file that no checkpoint has: {file_name!r:.200}")
         if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
             raise CheckpointError(f"{folder / STATE_FILE} does not say how many bytes {file_name} holds")
-        if wanted is None or name in wanted:
-            groups[name] = _read_group(folder / file_name, entry)
-    missing = (wanted or set()) - set(groups)
-    if missing:
-        raise CheckpointError(f"{folder} holds no {', '.join(sorted(missing))}")
+        groups[name] = _read_group(folder / file_name, entry)
     return Checkpoint(folder, state, groups)
 
 
@@ -160,7 +155,7 @@ def list_checkpoints(root: PathLike) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint:
+def read_newest(root: PathLike) -> Checkpoint:
     """The newest whole checkpoint under `root`; a damaged one is named in a warning and passed over.
 
     Raises CheckpointError when there is none, OSError as `read_checkpoint`: whether to go back behind what may be whole
@@ -169,7 +164,7 @@ def read_newest(root: PathLike, only: Iterable[str] | None = None) -> Checkpoint
     tried = list_checkpoints(root)
     for folder in reversed(tried):
         try:
-            return read_checkpoint(folder, only)
+            return read_checkpoint(folder)
         except CheckpointError as error:
             log.warning("%s; trying the checkpoint before it", error)
     raise CheckpointError(f"no {'whole ' if tried else ''}checkpoint under {root}")

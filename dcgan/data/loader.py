@@ -7,9 +7,9 @@ suffices: a batch costs a gather and a multiplication, at memory speed.
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -98,34 +98,8 @@ def batches_per_epoch(image_count: int, batch_size: int) -> int:
 
 def _ahead(items: Iterator, count: int) -> Iterator:
     """The same items, up to `count` of them made ahead by a thread that ends with the consumer."""
-    ready: queue.Queue = queue.Queue(count)
-    abandoned = threading.Event()
-
-    def put(message: tuple) -> None:
-        while not abandoned.is_set():
-            try:
-                return ready.put(message, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(("item", item))
-                if abandoned.is_set():
-                    return
-            put(("end", None))
-        except BaseException as error:
-            put(("error", error))
-
-    threading.Thread(target=work, name="batch-loader", daemon=True).start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        abandoned.set()
+    with ThreadPoolExecutor(1, "batch-loader") as pool:
+        waiting = deque(pool.submit(next, items, None) for _ in range(count))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, items, None))
+            yield item

@@ -7,7 +7,6 @@ else it is prepared again: whatever happens at whatever moment, a JSON is never 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -68,7 +67,31 @@ def prepare(
     data, out = os.fspath(data), Path(out)
     if out.suffix != ".npy":
         raise ValueError(f"a packed file must be called FILE.npy, received {out}")
-    return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
+    if image_size < 1 or workers < 0:
+        raise ValueError(f"image_size must be at least 1 and workers at least 0, received {image_size} and {workers}")
+    crop_origin(crop, image_size, image_size, image_size)  # a wrong crop is refused before anything is read
+    # The JSON says whose the .npy is. It is written first, and so read last: another process may be writing both.
+    there = [path for path in (out, info_path(out)) if os.path.lexists(path)]
+    if there and not read_info(out):
+        raise foreign(there[0])
+    with open_source(data, limits, seed) as source:
+        claim = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "source": {"kind": source.kind, "name": source.label, "fingerprint": source.fingerprint()},
+            "settings": {"image_size": image_size, "crop": crop, **asdict(limits)},
+        }
+        packed = _reusable(out, claim, logging.DEBUG)  # without a lock: the folder may be read-only
+        if not packed:
+            make_folders(out.parent)
+            with _one_writer(out):
+                packed = _reusable(out, claim, logging.WARNING)  # another process may have made it meanwhile
+                if not packed:
+                    remove_leftovers(out.parent)
+                    _check_space(out, len(source) * 3 * image_size * image_size)
+                    packed = _pack(source, out, claim, workers or thread_count(), limits, progress)
+        _name_rejected(packed, len(source))
+        return packed
 
 
 def cached_packed(
@@ -79,8 +102,6 @@ def cached_packed(
     crop: str = "tutorial",
     seed: int = 0,
     workers: int = 0,
-    limits: Limits = DEFAULT_LIMITS,
-    progress: Progress | None = None,
 ) -> PackedData:
     """What training uses: a packed .npy as it is, anything else prepared into `root` or reused from there.
 
@@ -94,46 +115,8 @@ def cached_packed(
             wanted = f"Give --image-size {size}, if that is a power of two, or prepare the images again."
             raise DataError(f"{data} holds images of {size} pixels, not {image_size}. {wanted}")
         return packed
-    out = Path(root) / _cache_name(data, image_size, crop, seed, limits)
-    return _prepare(data, out, image_size, crop, seed, workers, limits, progress)
-
-
-def _prepare(
-    data: str,
-    out: Path,
-    size: int,
-    crop: str,
-    seed: int,
-    workers: int,
-    limits: Limits,
-    progress: Progress | None,
-) -> PackedData:
-    if size < 1 or workers < 0:
-        raise ValueError(f"image_size must be at least 1 and workers at least 0, received {size} and {workers}")
-    crop_origin(crop, size, size, size)  # a wrong crop is refused before anything is read
-    # The JSON says whose the .npy is. It is written first, and so read last: another process may be writing both.
-    there = [path for path in (out, info_path(out)) if os.path.lexists(path)]
-    if there and not read_info(out):
-        raise foreign(there[0])
-    with open_source(data, limits, seed) as source:
-        claim = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "source": {"kind": source.kind, "name": source.label, "fingerprint": source.fingerprint()},
-            "settings": {"image_size": size, "crop": crop, **asdict(limits)},
-        }
-        packed = _reusable(out, claim, logging.DEBUG)  # without a lock: the folder may be read-only
-        if not packed:
-            make_folders(out.parent)
-            with _one_writer(out):
-                packed = _reusable(out, claim, logging.WARNING)  # another process may have made it meanwhile
-                if not packed:
-                    remove_leftovers(out.parent)
-                    _check_space(out, len(source) * 3 * size * size)
-                    with _clear_disk_full(out):
-                        packed = _pack(source, out, claim, workers or thread_count(), limits, progress)
-        _name_rejected(packed, len(source))
-        return packed
+    out = Path(root) / _cache_name(data, image_size, crop, seed, DEFAULT_LIMITS)
+    return prepare(data, out, image_size=image_size, crop=crop, seed=seed, workers=workers)
 
 
 @contextlib.contextmanager
@@ -255,16 +238,6 @@ def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
                 logger.info("%d of %d images prepared", done, total)
 
         yield report
-
-
-@contextlib.contextmanager
-def _clear_disk_full(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise
-        raise DataError(f"the disk became full while {out} was written, nothing was kept: free some space") from error
 
 
 def _check_space(out: Path, needed_bytes: int) -> None:

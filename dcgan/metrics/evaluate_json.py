@@ -19,10 +19,10 @@ START = rb'\A\{\s*"figures": \{.*"protocol": \{'  # a regular expression: how su
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """What two protocols do not share, one line each: `n: 5000, 500`. Empty if their figures may be compared."""
-    flat = [_flat(protocol) for protocol in (first, second)]
-    names = [*flat[0], *(name for name in flat[1] if name not in flat[0])]
+    pair = [flat(protocol) for protocol in (first, second)]
+    names = [*pair[0], *(name for name in pair[1] if name not in pair[0])]
     return [
-        f"{name}: {flat[0].get(name)}, {flat[1].get(name)}" for name in names if flat[0].get(name) != flat[1].get(name)
+        f"{name}: {pair[0].get(name)}, {pair[1].get(name)}" for name in names if pair[0].get(name) != pair[1].get(name)
     ]
 
 
@@ -61,12 +61,10 @@ def _are_numbers(figures: Mapping[str, Any]) -> bool:
     return all(map(is_finite_number, figures.values()))
 
 
-def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, the names joined by dots."""
+def flat(values: Mapping[str, Any], prefix: str = "", depth: int = 6) -> dict[str, Any]:
+    """Nested objects as one, the names joined by dots: {"a.b": 1} from {"a": {"b": 1}}."""
     result: dict[str, Any] = {}
-    for name, value in protocol.items():
-        if isinstance(value, Mapping):
-            result.update(_flat(value, f"{prefix}{name}."))
-        else:
-            result[f"{prefix}{name}"] = value
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and depth
+        result.update(flat(value, f"{prefix}{name}.", depth - 1) if nested else {f"{prefix}{name}": value})
     return result

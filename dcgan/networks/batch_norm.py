@@ -1,4 +1,4 @@
-"""BatchNorm statistics: those of the very weights of a generator (`precise_bn`), and those over several processes.
+"""BatchNorm statistics: those of the very weights of a generator (`precise_bn`), and which a network has.
 
 Training keeps 0.8 of the old statistics per iteration, so it remembers about the last five batches, of weights that
 have since changed; averaged (EMA) weights were never run in training at all. `precise_bn` re-estimates each layer's
@@ -122,11 +122,3 @@ def _pooled(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     with np.errstate(over="ignore", invalid="ignore"):  # of absurd weights; whoever uses the result looks at it
         mean = means.mean(axis=0)
         return mean, (variances + (means - mean) ** 2).mean(axis=0)
-
-
-def with_synchronised_statistics(network: nn.Layer) -> nn.Layer:
-    """`network`, its BatchNorm now over the batches of all processes. Names, weights and statistics stay.
-
-    Only GPUs compute it: Paddle has no such operator for CPUs (3.2.2). Never run.
-    """
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -41,7 +41,3 @@ class Discriminator(nn.Layer):
         for i in range(2, self.depth):
             x = kernels.layer(x, getattr(self, f"conv_{i}"), getattr(self, f"bn_{i}"), "leaky_relu")
         return kernels.leave(kernels.layer(x, getattr(self, f"conv_{self.depth}"), None, None))
-
-    def probability(self, image):
-        """D(x): the probability in (0, 1) that each image is real, [N, 1, 1, 1]."""
-        return nn.functional.sigmoid(self(image))

@@ -47,7 +47,8 @@ def append_record(path: PathLike, record: Record) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "r+b", buffering=0) as stream:
         end = stream.seek(0, os.SEEK_END)
-        if end and os.pread(stream.fileno(), 1, end - 1) != b"\n":  # half a line, of a process that was killed
+        stream.seek(max(0, end - 1))  # O_APPEND writes at the end all the same
+        if end and stream.read(1) != b"\n":  # half a line, of a process that was killed
             line = b"\n" + line
         stream.write(line)  # in one call: two processes that append do not mix their lines
 

@@ -14,7 +14,7 @@ import math
 import re
 import reprlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ..data.decode import Limits, decode_image
 from ..environment import command, export_command
 from ..errors import DataError, ProjectError
 from ..images import GAP, TITLE_HEIGHT
+from ..metrics.evaluate_json import flat
 from .find_checkpoint import run_folders
 from .records import Record, is_of_training, read_records
 
@@ -111,6 +112,7 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
         problems.append(f"metrics.jsonl: {error.strerror}")
     records = sorted((r for r in records if is_of_training(r) and 0 <= r["step"] <= MAX_STEP), key=lambda r: r["step"])
     config = _json_file(folder / "config.json", problems)
+    quality = _json_file(folder / "evaluate.json", problems)
     latest = {name: _number(value) for record in records[-100:] for name, value in record.items()}
     if not isinstance(latest.get("state"), str):  # of another program; the page splits it
         latest.pop("state", None)
@@ -124,7 +126,7 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
         "frames": _frames(folder / "samples", max_frames, problems),
         "real": _image(folder / "real.png", problems),
         "nearest": _image(folder / "nearest.png", problems),
-        "quality": _flat(_json_file(folder / "evaluate.json", problems)),
+        "quality": [[name[:200], _plain(value)] for name, value in flat(quality).items()][:200] if quality else None,
         "config": _settings(config),
         "starts": _starts(folder / "command.txt", problems),
         "commands": _commands(folder),
@@ -298,19 +300,6 @@ def _json_file(path: Path, problems: list[str]) -> dict[str, Any] | None:
         return values
     problems.append(f"{path.name}: no JSON object")
     return None
-
-
-def _flat(values: Mapping[str, Any] | None) -> list[list[Any]] | None:
-    """[["a.b", 1], ...] from {"a": {"b": 1}}: at most 200 rows."""
-    return None if values is None else list(_rows(values, "", 6))[:200]
-
-
-def _rows(values: Mapping[str, Any], prefix: str, depth: int) -> Iterable[list[Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict) and depth:
-            yield from _rows(value, f"{prefix}{name}.", depth - 1)
-        else:
-            yield [f"{prefix}{name}"[:200], _plain(value)]
 
 
 def _plain(value: Any) -> Any:

@@ -51,10 +51,3 @@ OBJECTIVES: dict[str, Objective] = {
     # Mao et al. 2017, eq. 9: a = 0, b = c = 1
     "lsgan": Objective(_least_squares_discriminator, _least_squares_generator),
 }
-
-
-def objective(name: str) -> Objective:
-    """The objective of this name. Raises ValueError listing the names there are."""
-    if name not in OBJECTIVES:
-        raise ValueError(f"loss must be one of {', '.join(OBJECTIVES)}, received {name!r}")
-    return OBJECTIVES[name]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,7 +22,6 @@ from deploy import playground, walk
 from deploy.manifest import ModelError
 from deploy.serving import answers, openapi, requests
 from deploy.serving.engine import Engine, Job, explain
-from deploy.serving.metrics import MEDIA_TYPE as METRICS_TYPE
 from deploy.serving.metrics import Metrics
 from deploy.serving.model import Model
 from deploy.serving.problems import MEDIA_TYPE, ClientGone, Problem, received
@@ -80,24 +80,23 @@ class Service:
 
     def __init__(self, state: State):
         self.state = state
-        get = ["GET"]
         routes = [
-            Route("/faces/{name}", self.face, methods=get),
-            Route("/grid.png", self.grid, methods=get),
-            Route("/walk.gif", self.walk, methods=get),
+            Route("/faces/{name}", self.face),
+            Route("/grid.png", self.grid),
+            Route("/walk.gif", self.walk),
             Route("/v1/faces", self.faces, methods=["POST"]),
             Route("/v1/score", self.score, methods=["POST"]),
-            Route("/v1/model", self.describe, methods=get),
-            Route("/livez", self.live, methods=get),
-            Route("/readyz", self.readyz, methods=get),
-            Route("/health", self.health, methods=get),
-            Route("/metrics", self.metrics, methods=get),
-            Route("/openapi.json", self.schema, methods=get),
-            Route("/docs", self.docs, methods=get),
-            Route("/", self.home, methods=get),
-            Route("/{name}", self.page, methods=get),
+            Route("/v1/model", self.describe),
+            Route("/livez", self.live),
+            Route("/readyz", self.readyz),
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+            Route("/openapi.json", self.schema),
+            Route("/docs", self.docs),
+            Route("/", self.home),
+            Route("/{name}", self.page),
         ]
-        self._router = Router(routes, redirect_slashes=False, default=_not_found)
+        self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         start, status = time.monotonic(), 0
@@ -114,7 +113,7 @@ class Service:
         try:
             await self._router(scope, receive, counted_send)
         except ClientGone:
-            self.state.metrics.gone()
+            self.state.metrics.gone.inc()
             return
         except HTTPException as error:
             problem = _of_starlette(error, scope)
@@ -241,7 +240,7 @@ class Service:
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics"""
-        return Content(self.state.metrics.text(), METRICS_TYPE, dict(_NO_STORE))
+        return Content(generate_latest(self.state.metrics.registry), CONTENT_TYPE_LATEST, dict(_NO_STORE))
 
     async def schema(self, request: Request) -> Response:
         """GET /openapi.json"""
@@ -323,7 +322,3 @@ def _of_starlette(error: HTTPException, scope: Any) -> Problem:
         allowed = (error.headers or {}).get("Allow", "GET")
         return Problem(405, f"{allowed} was expected, received {received(scope['method'])}", {"allow": allowed})
     return Problem(error.status_code, f"there is nothing at {received(scope['path'])}; see /docs")
-
-
-async def _not_found(scope: Any, receive: Any, send: Any) -> None:
-    raise HTTPException(404)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-MEDIA_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
@@ -15,27 +13,26 @@ class Metrics:
     """Counters and histograms of one server; labels come from the routes, so their number is bounded."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)  # memory and handles
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory and handles
         self._requests = Counter(
-            "serve_requests", "Answers by endpoint and status", ["endpoint", "status"], registry=self._registry
+            "serve_requests", "Answers by endpoint and status", ["endpoint", "status"], registry=self.registry
         )
         self._seconds = Histogram(
             "serve_request_seconds",
             "From the request's header to its answer's end",
             ["endpoint"],
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=self.registry,
         )
-        self._images = Counter("serve_images", "Images computed", registry=self._registry)
+        self._images = Counter("serve_images", "Images computed", registry=self.registry)
         self._batch = Histogram(
-            "serve_batch_images", "Images a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=self._registry
+            "serve_batch_images", "Images a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=self.registry
         )
-        self._refused = Counter("serve_refused", "Requests refused because of load", registry=self._registry)
-        self._gone = Counter("serve_clients_gone", "Clients gone before their answer", registry=self._registry)
-        self._ready = Gauge("serve_ready", "1: takes requests for images", registry=self._registry)
-        self._reloads = Counter("serve_reloads", "Exports loaded by SIGHUP", ["outcome"], registry=self._registry)
-        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._refused = Counter("serve_refused", "Requests refused because of load", registry=self.registry)
+        self.gone = Counter("serve_clients_gone", "Clients gone before their answer", registry=self.registry)
+        self.ready = Gauge("serve_ready", "1: takes requests for images", registry=self.registry)
+        self.reloads = Counter("serve_reloads", "Exports loaded by SIGHUP", ["outcome"], registry=self.registry)
 
     def watch(self, queue_images: Callable[[], int], connections: Callable[[], int]) -> None:
         """Read these whenever the metrics are read."""
@@ -43,16 +40,12 @@ class Metrics:
             ("serve_queue_images", "Images accepted and not yet answered", queue_images),
             ("serve_connections", "Open connections", connections),
         ):
-            Gauge(name, text, registry=self._registry).set_function(function)
+            Gauge(name, text, registry=self.registry).set_function(function)
 
     def answered(self, endpoint: str, status: int, seconds: float) -> None:
         """Count an answer."""
-        found = self._known.get((endpoint, status))
-        if found is None:
-            found = self._requests.labels(endpoint, str(status)), self._seconds.labels(endpoint)
-            self._known[endpoint, status] = found
-        found[0].inc()
-        found[1].observe(seconds)
+        self._requests.labels(endpoint, str(status)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
         if status in (429, 503):
             self._refused.inc()
 
@@ -60,19 +53,3 @@ class Metrics:
         """Count a batch."""
         self._images.inc(size)
         self._batch.observe(size)
-
-    def gone(self) -> None:
-        """Count a client that did not wait."""
-        self._gone.inc()
-
-    def ready(self, is_ready: bool) -> None:
-        """Whether requests for images are taken."""
-        self._ready.set(is_ready)
-
-    def reloaded(self, outcome: str) -> None:
-        """Count a SIGHUP: "swapped" or "refused"."""
-        self._reloads.labels(outcome).inc()
-
-    def text(self) -> bytes:
-        """All of them."""
-        return generate_latest(self._registry)

@@ -111,7 +111,7 @@ class _Process:
             return
         log.info("stopping: accepted requests are answered, for at most %d s", DRAIN_SECONDS)
         self.state.is_draining = True
-        self.state.metrics.ready(False)
+        self.state.metrics.ready.set(False)
         self.exit_code = 130 if number == signal.SIGINT else 0
         self.server.should_exit = True
 
@@ -143,7 +143,7 @@ class _Process:
             self.server.should_exit = True
             return
         self.use(model)
-        self.state.metrics.ready(not self.state.is_draining)
+        self.state.metrics.ready.set(not self.state.is_draining)
         host, port = self.listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self.say(f"{address} is ready after {time.monotonic() - start:.1f} s: {_describe(model)}")
@@ -157,12 +157,12 @@ class _Process:
         try:
             model = await self.load()
         except Exception as error:  # whatever it is: the model in use is whole
-            self.state.metrics.reloaded("refused")
+            self.state.metrics.reloads.labels("refused").inc()
             log.error("reload refused, the model in use goes on: %s", " ".join(str(error).split()))
             log.debug("traceback", exc_info=error)
             return
         self.use(model)
-        self.state.metrics.reloaded("swapped")
+        self.state.metrics.reloads.labels("swapped").inc()
         log.info("reloaded: %s", _describe(model))
 
     async def sweep(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import paddle
 import pytest
 from onnx import numpy_helper
@@ -372,6 +373,14 @@ def test_a_runtime_that_breaks_is_a_breach(refused, monkeypatch):
 
     monkeypatch.setattr(certificate, "OnnxRuntime", Broken)
     assert "batch size 100: refused" in refused() and "the kernel is not implemented" in refused()
+
+
+def test_a_model_that_onnxruntime_cannot_open_is_a_breach(refused, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented("no kernel for Relu(99)")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    assert "cannot be loaded by onnxruntime" in refused() and "no kernel for Relu(99)" in refused()
 
 
 def test_figures_of_a_gpu_are_not_measured_on_a_cpu(refused, monkeypatch):

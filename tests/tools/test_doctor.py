@@ -156,13 +156,6 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_wrong():
     assert verdicts(decided.gpus, Request(device="gpu"))["Paddle's CUDA"][0] == WRONG
 
 
-def test_an_operator_that_mixed_precision_leaves_out_is_wrong(monkeypatch):
-    assert verdicts(decided.mixed_precision_operators)["mixed precision"][0] == OK
-    monkeypatch.setattr(decided, "HALF_PRECISION_OPERATORS", frozenset())
-    verdict, text = verdicts(decided.mixed_precision_operators)["mixed precision"]
-    assert verdict == WRONG and "conv2d_transpose" in text
-
-
 @pytest.fixture
 def cuda_build(monkeypatch):
     """cuda_build(cards, cuda): pretend that Paddle is built for CUDA."""
@@ -186,17 +179,6 @@ def test_a_cuda_build_names_its_cards_and_one_without_a_card_is_wrong(cuda_build
     cuda_build(cards=0)
     assert verdicts(decided.gpus, Request())["Paddle's CUDA"][0] == WRONG
     assert verdicts(decided.gpus, CPU)["Paddle's CUDA"][0] == NOT_APPLICABLE
-
-
-def test_a_cuda_build_that_cannot_switch_tf32_off_is_wrong(cuda_build, monkeypatch):
-    assert verdicts(decided.tf32)["TF32"][0] == (OK if paddle.is_compiled_with_cuda() else NOT_APPLICABLE)
-    cuda_build()
-    for library in ("cublas", "cudnn"):
-        monkeypatch.delattr(paddle.base.core, f"set_{library}_switch", raising=False)
-    assert verdicts(decided.tf32)["TF32"][0] == WRONG
-    for library in ("cublas", "cudnn"):
-        monkeypatch.setattr(paddle.base.core, f"set_{library}_switch", lambda on: None, raising=False)
-    assert verdicts(decided.tf32)["TF32"][0] == OK
 
 
 @pytest.fixture

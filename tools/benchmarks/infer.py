@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tools.benchmarks import work
 from tools.benchmarks.measure import Case, Run, Skip, shell
 from tools.benchmarks.train import rate_cases
 
@@ -72,11 +71,6 @@ def cases(
             arguments = {**sizes, "batch_size": batch_size, "threads": threads, "dtype": dtype}
             found.append(Case(f"torch, channels_last, {dtype}", torch_inference, arguments, batch_size, calls=calls))
     return [*found, *rate_cases(threads, "torch" in against)]
-
-
-def image_work(base_channels: int, image_size: int, batch_size: int, bytes_per_number: int = 4) -> work.Work:
-    """The work of generating one batch."""
-    return work.inference(work.generator(LATENT_DIM, base_channels, image_size), batch_size, bytes_per_number)
 
 
 def stock_runtime(path: Path, batch_size: int, threads: int) -> Run:

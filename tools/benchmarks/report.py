@@ -41,7 +41,8 @@ def run_infer(args: argparse.Namespace, against: list[str], scratch: Path, say: 
             infer.write_stock(folder)
     tables = []
     for size in args.batch_size:
-        todo = {b: infer.image_work(args.base_channels, args.image_size, size, b) for b in (4, 2)}
+        layers = work.generator(infer.LATENT_DIM, args.base_channels, args.image_size)
+        todo = {b: work.inference(layers, size, b) for b in (4, 2)}
         cases = only(infer.cases(folder, size, args.base_channels, args.image_size, args.threads, against), args.only)
         tables.append(_with_lower_bound(f"generating {size} images, {_of(args)}", cases, args.rounds, say, todo))
     cold = infer.cold_cases(folder, scratch / "images")

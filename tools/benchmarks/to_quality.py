@@ -100,9 +100,9 @@ def project_recipe(
 
     from dcgan import DCGAN, BatchLoader, TrainConfig
     from dcgan.images import to_uint8
-    from dcgan.presets import fitted_to, preset
+    from dcgan.presets import PRESETS, fitted_to
 
-    settings: dict[str, Any] = {**(fitted_to(len(images)) if recipe == "default" else {}), **preset(recipe)}
+    settings: dict[str, Any] = {**(fitted_to(len(images)) if recipe == "default" else {}), **PRESETS[recipe]}
     settings.update(base_channels=base_channels, image_size=image_size, seed=seed, device="cpu")
     config = TrainConfig(**settings)
     model = DCGAN(config)

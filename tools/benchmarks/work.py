@@ -58,11 +58,6 @@ def generator(latent_dim: int, base_channels: int, image_size: int) -> list[Laye
     return [mirrored[-1]._replace(channels_in=latent_dim), *reversed(mirrored[:-1])]
 
 
-def inference(layers: list[Layer], batch_size: int, bytes_per_number: int = 4) -> Work:
-    """One forward pass."""
-    return _passes(layers, batch_size, bytes_per_number)
-
-
 def training_step(
     latent_dim: int, base_channels: int, image_size: int, batch_size: int, bytes_per_number: int = 4
 ) -> Work:
@@ -76,12 +71,13 @@ def training_step(
     generates = [*g, *g, *g[1:]]  # forward, gradients of weights, gradients of inputs
     learns = [*d, *d, *d[1:]]
     scores = [*d, *d]  # forward, gradients of inputs
-    passes = _passes([*generates, *scores], batch_size, bytes_per_number)
-    passes_of_d = _passes(learns, 2 * batch_size, bytes_per_number)
+    passes = inference([*generates, *scores], batch_size, bytes_per_number)
+    passes_of_d = inference(learns, 2 * batch_size, bytes_per_number)
     optimizer = 7 * 4 * sum(layer.weights for layer in (*g, *d))
     return Work(passes.flop + passes_of_d.flop, passes.bytes + passes_of_d.bytes + optimizer)
 
 
-def _passes(layers: list[Layer], batch_size: int, bytes_per_number: int) -> Work:
+def inference(layers: list[Layer], batch_size: int, bytes_per_number: int = 4) -> Work:
+    """One pass through each of the layers."""
     numbers = sum(layer.numbers * batch_size + layer.weights for layer in layers)
     return Work(batch_size * sum(layer.flop for layer in layers), bytes_per_number * numbers)

@@ -14,13 +14,9 @@ from dcgan.compute_plan import plan
 from dcgan.config import TrainConfig
 from dcgan.networks.onednn import OneDnnUnavailableError, has_bfloat16
 from dcgan.networks.onednn.speed import bfloat16_speedup
-from dcgan.training.precision import HALF_PRECISION_OPERATORS
+from deploy.manifest import DEMO
+from deploy.runtimes import load_generator
 from tools.doctor_checks.line import NOT_APPLICABLE, OK, WRONG, Line, Request
-
-_SMALLEST_ONNX_MODEL = (  # y = x, float32 [1], opset 13: starts a session without the onnx package
-    b"\x08\x08:7\n\x10\n\x01x\x12\x01y\x22\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
-)
 
 
 def config_of(request: Request) -> TrainConfig:
@@ -51,17 +47,6 @@ def _onednn_line(request: Request) -> Line:
     return Line("oneDNN", OK, text, {"bfloat16_speedup": speedup})
 
 
-def mixed_precision_operators(_: Request) -> Iterator[Line]:
-    """Whether auto_cast would compute the convolutions of both networks in half precision."""
-    update = importlib.import_module("paddle.amp.auto_cast")._update_list
-    white, black = update(set(HALF_PRECISION_OPERATORS), None, "O1", "bfloat16")
-    missing = sorted({"conv2d", "conv2d_transpose"} - set(white) | {"conv2d", "conv2d_transpose"} & set(black))
-    if missing:
-        yield Line("mixed precision", WRONG, f"auto_cast leaves {', '.join(missing)} in float32")
-    else:
-        yield Line("mixed precision", OK, "auto_cast covers conv2d and conv2d_transpose")
-
-
 def gpus(request: Request) -> Iterator[Line]:
     """The GPUs that Paddle sees, and whether this build has code for them."""
     if not paddle.is_compiled_with_cuda():
@@ -83,19 +68,6 @@ def gpus(request: Request) -> Iterator[Line]:
         yield Line(f"gpu:{number}", OK, text)
 
 
-def tf32(_: Request) -> Iterator[Line]:
-    """Whether this build lets us turn TF32 off, which parity needs."""
-    if not paddle.is_compiled_with_cuda():
-        yield Line("TF32", NOT_APPLICABLE, "a CPU has none")
-        return
-    missing = [name for name in ("set_cublas_switch", "set_cudnn_switch") if not hasattr(paddle.base.core, name)]
-    if missing:
-        text = f"this Paddle has no {' and no '.join(missing)}: set NVIDIA_TF32_OVERRIDE=0 to measure parity"
-        yield Line("TF32", WRONG, text)
-    else:
-        yield Line("TF32", OK, "can be switched: on with --amp O1 and O2, off with O0 and where parity is measured")
-
-
 def onnxruntime_cuda(request: Request) -> Iterator[Line]:
     """Whether onnxruntime can use a GPU, and whether its CUDA is that of Paddle in the same environment."""
     name = "onnxruntime's CUDA"
@@ -114,20 +86,12 @@ def onnxruntime_cuda(request: Request) -> Iterator[Line]:
         text = f"onnxruntime is built for CUDA {wants}, Paddle for {has}: they cannot share an environment"
         yield Line(name, WRONG, text, {"onnxruntime": wants, "paddle": has})
         return
-    if _starts_cuda(onnxruntime):
+    if load_generator(DEMO, "onnxruntime", "gpu").device == "gpu":  # else it has gone back to the CPU
         yield Line(name, OK, f"CUDA {wants} starts")
     else:
         verdict = NOT_APPLICABLE if request.device == "cpu" else WRONG
         text = f"built for CUDA {wants} and cannot start it here: it computes on the CPU. CUDA and cuDNN libraries "
         yield Line(name, verdict, text + "come with: pip install onnxruntime-gpu[cuda,cudnn]")
-
-
-def _starts_cuda(onnxruntime: object) -> bool:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its red lines on stderr say what our own line says
-    providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(_SMALLEST_ONNX_MODEL, options, providers=providers)
-    return "CUDAExecutionProvider" in session.get_providers()
 
 
 def _major(version: str) -> str:

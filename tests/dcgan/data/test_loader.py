@@ -39,7 +39,7 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 def wait_for_threads() -> None:
     """Return when no loader thread is left; each notices within a fraction of a second that its consumer is gone."""
     for thread in threading.enumerate():
-        if thread.name == "batch-loader":
+        if thread.name.startswith("batch-loader"):
             thread.join(30)
             assert not thread.is_alive()
 
@@ -205,7 +205,7 @@ def test_prefetching_changes_nothing(numbered, prefetch):
 def test_thread_ends_when_the_consumer_stops_early(numbered):
     iterator = iter(BatchLoader(numbered, 1, prefetch=2))
     next(iterator)
-    assert any(thread.name == "batch-loader" for thread in threading.enumerate())
+    assert any(thread.name.startswith("batch-loader") for thread in threading.enumerate())
     iterator.close()
     wait_for_threads()
 

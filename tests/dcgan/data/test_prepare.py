@@ -317,7 +317,7 @@ def test_a_disk_that_becomes_full_is_told_and_leaves_nothing(folder, tmp_path, m
 
     if moment == "sync":
         monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"disk became full while .*a\.npy was written, nothing was kept"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.npy'"):
         prepare(
             str(folder),
             tmp_path / "out" / "a.npy",

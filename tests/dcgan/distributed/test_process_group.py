@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 
 from dcgan import TrainConfig
@@ -257,14 +258,13 @@ def test_one_card_for_several_processes_is_refused(monkeypatch):
 
 
 def test_synchronised_batch_norm_is_refused_on_a_cpu_and_changes_no_name_and_no_number(tiny_config):
-    from dcgan.networks.batch_norm import with_synchronised_statistics
     from dcgan.networks.generator import Generator
 
     with pytest.raises(ValueError, match="--sync-bn needs GPUs"):
         runs.DCGAN(dataclasses.replace(tiny_config, sync_bn=True))
     plain = Generator(8, 4, 16)
     before = {name: tensor.numpy() for name, tensor in plain.state_dict().items()}
-    converted = with_synchronised_statistics(plain)
+    converted = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(plain)
     after = {name: tensor.numpy() for name, tensor in converted.state_dict().items()}
     assert list(before) == list(after) and all(np.array_equal(before[name], after[name]) for name in before)
     kinds = [type(layer).__name__ for layer in converted.sublayers()]
