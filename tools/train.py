@@ -165,7 +165,7 @@ def _new_config(arguments: dict, explicit: dict, processes: int) -> TrainConfig:
     if name in (None, "default") and not saved:
         from dcgan.dry_run import count_images
 
-        settings = {**fitted_to(count_images(asked), asked.d_steps * processes), **settings}
+        settings = {**fitted_to(count_images(asked), asked.d_steps * processes, explicit), **settings}
     config = TrainConfig.from_mapping(settings)
     if config.batch_size == 1 and (config.energy_weight or config.texture_weight):
         raise ProjectError(

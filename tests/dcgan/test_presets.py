@@ -45,7 +45,7 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
 def test_small_data_sets_get_more_epochs_and_smaller_steps(image_count, epochs, batch_size):
     fitted = fitted_to(image_count)
     small = {"lr": 3.5e-4, "ema": 0.9995} if image_count < 20_000 else {}
-    strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if image_count < 2_000 else {}
+    strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if epochs > 24 else {}
     alone = {"energy_weight": 0.0, "texture_weight": 0.0} if batch_size == 1 else {}  # they compare images of a batch
     assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong, **alone}
     TrainConfig(**fitted).validate()
@@ -59,9 +59,23 @@ def test_a_batch_size_that_nobody_chose_never_takes_more_images_than_there_are(i
         assert batch_size * batches <= image_count / 2  # half of the files may turn out to be no images
 
 
-@pytest.mark.parametrize(("image_count", "is_strong"), [(1, True), (1_999, True), (2_000, False), (202_599, False)])
-def test_few_images_are_augmented_more(image_count, is_strong):
-    config = TrainConfig(**fitted_to(image_count))
+@pytest.mark.parametrize(
+    ("image_count", "chosen", "is_strong"),
+    [
+        (1, {}, True),
+        (5_000, {}, True),  # 128,000 images are shown
+        (10_000, {}, False),
+        (202_599, {}, False),
+        (10_000, {"epochs": 24}, False),
+        (10_000, {"epochs": 25}, True),
+        (10_000, {"epochs": 99, "steps": 15_000}, False),  # of 16
+        (10_000, {"steps": 15_001}, True),
+        (300, {"steps": 400}, False),
+        (300, {"steps": 400, "batch_size": 32}, True),
+    ],
+)
+def test_images_that_are_shown_often_are_augmented_more(image_count, chosen, is_strong):
+    config = TrainConfig(**fitted_to(image_count, chosen=chosen))
     strong = ("translation,cutout", 0.125)
     assert ((config.diffaugment, config.translation_ratio) == strong) == is_strong
 
