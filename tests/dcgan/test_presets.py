@@ -40,11 +40,19 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
 
 @pytest.mark.parametrize(
     ("image_count", "epochs", "batch_size"),
-    [(300, 427, 16), (10_000, 13, 16), (202_599, 5, 128), (20, 6400, 10), (2, 64_000, 2), (1, 128_000, 1)],
+    [
+        (300, 1067, 16),
+        (15_000, 22, 16),
+        (20_000, 16, 128),
+        (202_599, 5, 128),
+        (20, 10_000, 10),
+        (2, 20_000, 2),
+        (1, 20_000, 1),
+    ],
 )
-def test_small_data_sets_get_more_epochs_and_smaller_steps(image_count, epochs, batch_size):
+def test_small_data_sets_get_more_epochs_smaller_steps_and_smaller_networks(image_count, epochs, batch_size):
     fitted = fitted_to(image_count)
-    small = {"lr": 3.5e-4, "ema": 0.9995} if image_count < 20_000 else {}
+    small = {"base_channels": 32, "lr": 3.5e-4, "ema": 0.9995} if image_count < 20_000 else {}
     strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if epochs > 24 else {}
     alone = {"energy_weight": 0.0, "texture_weight": 0.0} if batch_size == 1 else {}  # they compare images of a batch
     assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong, **alone}
@@ -63,8 +71,8 @@ def test_a_batch_size_that_nobody_chose_never_takes_more_images_than_there_are(i
     ("image_count", "chosen", "is_strong"),
     [
         (1, {}, True),
-        (5_000, {}, True),  # 128,000 images are shown
-        (10_000, {}, False),
+        (13_333, {}, True),  # 320,000 images are shown
+        (13_334, {}, False),
         (202_599, {}, False),
         (10_000, {"epochs": 24}, False),
         (10_000, {"epochs": 25}, True),
