@@ -77,7 +77,7 @@ class DCGAN(AdversarialModel):
         )
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """See AdversarialModel.fit."""
+        """See AdversarialModel.fit. A CPU computes with the threads of `compute`."""
         self.compute.set_threads()
         super().fit(*args, **kwargs)
 

@@ -29,6 +29,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
     Raises ValueError for whole numbers, which may be levels already.
     """
+    images = np.asarray(images)
     if images.dtype.kind != "f":
         raise ValueError(f"images must be floats in [-1, 1], received {images.dtype}")
     return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import paddle
@@ -20,7 +20,7 @@ from dcgan.environment import command
 from dcgan.errors import CheckpointError
 from dcgan.networks.discriminator import Discriminator
 from dcgan.networks.generator import Generator
-from dcgan.networks.sizes import network_sizes
+from dcgan.networks.sizes import discriminator_sizes, network_sizes
 from dcgan.runs.find_checkpoint import find_checkpoint
 from deploy.files import PathLike
 from deploy.manifest import Signature
@@ -71,18 +71,15 @@ def load_source(path: PathLike | None = None, names: Iterable[str] = ("generator
         raise CheckpointError(f"there is nothing to export at {path}. Train first: {command('train')}")
     groups, checkpoint, config = _read_params_file(path) if path.is_file() else _read_newest(path)
     generator = next(name for name in ("generator.params", "generator_ema", "generator") if name in groups)
-    sizes = network_sizes(groups[generator])
-    if sizes is None:
-        shapes = {name: value.shape for name, value in groups[generator].items() if name.startswith("conv_")}
-        raise CheckpointError(f"{path} does not hold the weights of a DCGAN: {shapes!r:.300}")
+    latent_dim, _, image_size = network_sizes(groups[generator]) or _refuse(generator, groups[generator])
     networks = {}
     for name in names:
         group = generator if name == "generator" else name
         if group not in groups:
             raise CheckpointError(f"{path} holds no {name}. Give a run or checkpoint folder with --checkpoint.")
-        networks[name] = _build(name, group, groups[group], *sizes)
+        networks[name] = _build(name, group, groups[group], latent_dim, image_size)
     checkpoint["network"] = ", ".join(trained.group for trained in networks.values())
-    return Source(networks, sizes[0], sizes[2], checkpoint, config)
+    return Source(networks, latent_dim, image_size, checkpoint, config)
 
 
 def _read_newest(path: Path) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
@@ -111,8 +108,17 @@ def _without_paths(config: Any) -> dict[str, Any]:
     return kept
 
 
-def _build(name: str, group: str, weights: Tensors, latent_dim: int, base_channels: int, image_size: int) -> Trained:
+def _refuse(group: str, weights: Tensors) -> NoReturn:
+    shapes = {name: value.shape for name, value in weights.items() if name.startswith("conv_")}
+    raise CheckpointError(f"{group} does not hold the weights of a DCGAN: {shapes!r:.300}")
+
+
+def _build(name: str, group: str, weights: Tensors, latent_dim: int, image_size: int) -> Trained:
     image = (3, image_size, image_size)
+    sizes = network_sizes(weights) if name == "generator" else discriminator_sizes(weights)
+    base_channels, own_size = (sizes or _refuse(group, weights))[-2:]
+    if own_size != image_size:
+        raise CheckpointError(f"{group} is of {own_size} pixels, the generator of {image_size}")
     # The guard makes Paddle's own parameter names, which are counters, the same in every process.
     with paddle.utils.unique_name.guard():
         if name == "generator":

@@ -59,8 +59,13 @@ class CheckpointSaver(PeriodicSaver):
         self._left_alone: set[Path] = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        if (self._folder / folder_name(self.model.global_step)).is_dir():  # the one that was just loaded
-            self._saved_step = self.model.global_step
+        step = self.model.global_step
+        if (self._folder / folder_name(step)).is_dir():  # the one that was just loaded
+            self._saved_step = step
+        later = {path for path in list_checkpoints(self._folder) if step_of(path) > step}
+        if later:
+            log.warning("%s holds later checkpoints than step %d: they are left alone", self._folder, step)
+            self._left_alone |= later
         now, extras = self._extra().get("protocol"), map(_extra_of, list_checkpoints(self._folder))
         others = {str(extra.get("protocol")) for extra in extras if extra.get("swd") and extra.get("protocol") != now}
         if others:
@@ -77,10 +82,11 @@ class CheckpointSaver(PeriodicSaver):
         if not model.process_group.is_rank_zero:
             return
         if is_due:
-            model.save(self._folder / folder_name(model.global_step), extra=self._extra())
+            path = self._folder / folder_name(model.global_step)
+            model.save(path, extra=self._extra())
             self._saved_step = model.global_step
-        # Later ones are of an earlier run in this folder, or of iterations that are done again.
-        saved = [path for path in self._own_checkpoints() if step_of(path) <= model.global_step]
+            self._left_alone.discard(path)
+        saved = self._own_checkpoints()
         kept = {*saved[-self._keep :], last_healthy(saved), best(saved)}
         for path in saved:
             if path not in kept:

@@ -38,6 +38,7 @@ class SampleGrid(Callback):
         self._written_step: int | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        make_folders(self._folder)  # once: a run whose folder is moved away ends, and makes no second one
         if self.model.global_step == 0:
             self.write()
 
@@ -66,7 +67,6 @@ class SampleGrid(Callback):
         if losses:
             epoch, batch = epoch_number(model), model.epoch_step or model.epoch_length
             title = f"Epoch {epoch} Batch {batch} - D loss {losses['loss_d']:.4f}, G loss {losses['loss_g']:.4f}"
-        make_folders(self._folder)
         titled = with_title(grid(to_uint8(images)), title)
         write_png(self._folder / f"{folder_name(model.global_step)}.png", titled)
         write_png(self._folder.parent / "comparison.png", side_by_side(self._real, titled))

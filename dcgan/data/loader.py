@@ -7,9 +7,9 @@ suffices: a batch costs a gather and a multiplication, at memory speed.
 
 from __future__ import annotations
 
-from collections import deque
+import queue
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -29,9 +29,9 @@ class BatchLoader:
           rank, processes - this is loader `rank` of `processes`: batch i of all of them together is what batch i of
           one loader with `processes` times the batch size holds, and no image comes twice in an epoch.
           as_uint8 - whether batches stay uint8 levels 0 .. 255, a quarter of the bytes on the way to a GPU, which
-          scales them to the same float32 bits; see `check_batch` of dcgan.training.hapi.
+          scales them to the same float32 bits; see `check_images` of dcgan.training.hapi.
     Raises ValueError when there are fewer images than one batch of all holds, a batch holds none, or `images` are of
-    another type.
+    another dtype.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class BatchLoader:
         processes: int = 1,
         as_uint8: bool = False,
     ):
-        if getattr(images, "dtype", None) != np.uint8 or len(images.shape) != 4:
-            received = f"{images.dtype} {list(images.shape)}" if hasattr(images, "dtype") else type(images).__name__
+        dtype = getattr(images, "dtype", np.uint8)  # what reads images when it is indexed need not say
+        if "uint8" not in str(dtype):
             raise ValueError(
-                f"images must be uint8 [N, C, S, S], received {received}. dcgan.to_uint8 makes levels of floats"
+                f"images must be uint8 levels, received {dtype}: dcgan.to_uint8 makes them of floats in [-1, 1]"
             )
         self._length = batches_per_epoch(len(images), batch_size * processes)
         self._rank, self._processes, self.as_uint8 = rank, processes, as_uint8
@@ -98,8 +98,34 @@ def batches_per_epoch(image_count: int, batch_size: int) -> int:
 
 def _ahead(items: Iterator, count: int) -> Iterator:
     """The same items, up to `count` of them made ahead by a thread that ends with the consumer."""
-    with ThreadPoolExecutor(1, "batch-loader") as pool:
-        waiting = deque(pool.submit(next, items, None) for _ in range(count))
-        while (item := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, items, None))
-            yield item
+    ready: queue.Queue = queue.Queue(count)
+    abandoned = threading.Event()
+
+    def put(message: tuple) -> None:
+        while not abandoned.is_set():
+            try:
+                return ready.put(message, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(("item", item))
+                if abandoned.is_set():
+                    return
+            put(("end", None))
+        except BaseException as error:
+            put(("error", error))
+
+    threading.Thread(target=work, name="batch-loader", daemon=True).start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        abandoned.set()

@@ -50,7 +50,7 @@ def precise_bn(generator: nn.Layer, z: np.ndarray, batch_size: int = BATCH_SIZE)
     """
     generator.eval()
     batches = [z[i : i + batch_size] for i in range(0, len(z), batch_size)]
-    for layer in _in_order_of_use(generator, z[:1]):
+    for layer in _in_order_of_use(generator, batches[0]):
         mean, variance = _pooled([_moments(generator, layer, batch) for batch in batches])
         layer._mean.set_value(mean.astype(np.float32))
         layer._variance.set_value(variance.astype(np.float32))

@@ -39,8 +39,9 @@ def evaluating(network: nn.Layer) -> Iterator[None]:
 def eval_kernels(network: nn.Layer, kernels: object) -> Iterator[None]:
     """Inside the block the network computes eval mode by `kernels`; outside, always by Paddle's own operators, which
     can be traced, exported and differentiated."""
+    before = getattr(network, "eval_kernels", PADDLE_KERNELS)
     try:
         network.eval_kernels = kernels
         yield
     finally:
-        network.eval_kernels = PADDLE_KERNELS
+        network.eval_kernels = before

@@ -31,12 +31,30 @@ def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | N
 
     Every convolution must have the shape that these sizes say: two small ones cannot announce a network of gigabytes.
     """
-    depth = sum(name.startswith("conv_") for name in tensors)
-    shapes = [getattr(tensors.get(f"conv_{i}.weight"), "shape", ()) for i in range(1, depth + 1)]
-    if not 3 <= depth <= 7 or any(len(shape) != 4 or 0 in shape for shape in shapes):
+    shapes = _convolutions(tensors)
+    if not shapes:
         return None
-    latent_dim, base_channels, image_size = shapes[0][0], shapes[-1][0], 2 ** (depth + 1)
+    latent_dim, base_channels, image_size = shapes[0][0], shapes[-1][0], 2 ** (len(shapes) + 1)
     widths = [latent_dim, *reversed(hidden_channels(base_channels, image_size)), shapes[-1][1]]
     if shapes != [(before, after, 4, 4) for before, after in zip(widths, widths[1:])]:
         return None
     return latent_dim, base_channels, image_size
+
+
+def discriminator_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
+    """As `network_sizes`, (base_channels, image_size) of a discriminator's tensors."""
+    shapes = _convolutions(tensors)
+    if not shapes:
+        return None
+    base_channels, image_size = shapes[0][0], 2 ** (len(shapes) + 1)
+    widths = [shapes[0][1], *hidden_channels(base_channels, image_size), 1]
+    if shapes != [(after, before, 4, 4) for before, after in zip(widths, widths[1:])]:
+        return None
+    return base_channels, image_size
+
+
+def _convolutions(tensors: Mapping[str, np.ndarray]) -> list[tuple[int, ...]]:
+    """The shapes of a network's convolutions, in order; none if there are too few, too many or empty ones."""
+    depth = sum(name.startswith("conv_") for name in tensors)
+    shapes = [getattr(tensors.get(f"conv_{i}.weight"), "shape", ()) for i in range(1, depth + 1)]
+    return [] if not 3 <= depth <= 7 or any(len(shape) != 4 or 0 in shape for shape in shapes) else shapes

@@ -6,7 +6,7 @@ command line. Sampling, saving and loading are in two_networks.py, the loop arou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..networks.modes import frozen
 from .augment import Augmentation
 from .ema import update_average
 from .energy_distance import energy_distance, texture_distance
-from .hapi import Scalar, check_batch
+from .hapi import Scalar, check_images
 from .losses import OBJECTIVES, Objective
 from .lr_schedule import Schedule
 from .precision import FLOAT32, Precision
@@ -41,7 +41,7 @@ class AdversarialModel(TwoNetworkModel):
 
     last_step: int | None = None
     _latent_batches = 0  # sampled so far in this iteration
-    _learning_rates: Mapping[str, float] = {}  # of the optimizers, before any schedule
+    schedule: Schedule | None = None
 
     # ---- the iteration ----------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class AdversarialModel(TwoNetworkModel):
     def _begin_iteration(self, inputs: Any) -> list[paddle.Tensor]:
         """Train mode, random numbers and learning rates of this iteration; the real images of each discriminator
         step."""
-        real = check_batch(inputs, self.image_spec, multiple_of=self.d_steps)
+        real = check_images(inputs, self.image_spec, multiple_of=self.d_steps)
         self.generator.train()
         self.discriminator.train()
         # Random numbers are functions of (seed, iteration), so that a resumed run needs no generator states.
@@ -181,14 +181,16 @@ class AdversarialModel(TwoNetworkModel):
               sampling_kernels - what computes the generator while it samples, see dcgan.networks.kernels.
         Raises ValueError as TwoNetworkModel's, and for losses that are no Objective and fewer steps than one.
         """
-        if not isinstance(losses, Objective):
+        if not (hasattr(losses, "discriminator") and hasattr(losses, "generator")):
             raise ValueError(f"losses must be an Objective of dcgan.training.losses, received {losses!r}")
         if d_steps < 1 or g_steps < 1:
             raise ValueError(f"d_steps and g_steps must be at least 1, received {d_steps} and {g_steps}")
-        for name, rate in self._learning_rates.items():  # a schedule has changed those of the optimizers before
-            self._optimizers()[name].set_lr(rate)
         metrics = [Scalar(name, self) for name in ("loss_d", "loss_g", "score_real", "score_fake")]
+        changed = self._optimizers() if self.schedule else {}
+        rates = [(optimizer, self._learning_rates[name]) for name, optimizer in changed.items()]
         super().prepare(generator_optimizer, discriminator_optimizer, metrics, precision, precise_bn, sampling_kernels)
+        for optimizer, rate in rates:
+            optimizer.set_lr(rate)  # the schedule until now has changed it
         self.losses, self.d_steps, self.g_steps = losses, d_steps, g_steps
         self.augment, self.schedule = augment, schedule
         self.energy_weight, self.texture_weight = energy_weight, texture_weight

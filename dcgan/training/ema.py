@@ -49,4 +49,4 @@ def copy_buffers(average: nn.Layer, live: nn.Layer) -> None:
     targets = average.state_dict()
     for name, source in live.state_dict().items():
         if source.stop_gradient and name not in statistics:
-            targets[name].set_value(source)
+            targets[name].set_value(source.astype(targets[name].dtype))

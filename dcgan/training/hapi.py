@@ -68,7 +68,8 @@ class ResumableModel(paddle.Model):
             raise ValueError(f"epochs and num_iters must be at least 1, received {epochs} and {num_iters}")
         self.stop_training = False  # hapi never takes it back
         self._end = None if num_iters is None else self.global_step + num_iters
-        if num_iters is not None and hasattr(train_data, "seek"):  # hapi counts whole epochs, this one may be half done
+        if num_iters is not None and hasattr(train_data, "seek") and hasattr(train_data, "__len__"):
+            # hapi counts whole epochs, and this one may be half done
             epochs, num_iters = -(-(self.epoch_step + num_iters) // len(train_data)), None
         try:
             super().fit(
@@ -82,24 +83,24 @@ class ResumableModel(paddle.Model):
         counters stand, and ended as soon as somebody sets `stop_training`."""
         if mode != "train":
             return super()._run_one_epoch(data_loader, callbacks, mode, {})
+        self.epoch_length = self._len_data_loader(data_loader)
         if hasattr(data_loader, "seek"):
-            self._seek(data_loader)
+            self._check_position()
+            data_loader.seek(self.epoch, self.epoch_step)
         else:
             self.epoch_step = 0  # such a loader can only start its epoch from the beginning
-        self.epoch_length = self._len_data_loader(data_loader)
         loader = _StoppableLoader(data_loader, self)
         logs = super()._run_one_epoch(loader, callbacks, mode, {})
         if loader.is_exhausted and self.epoch_step:  # a loader that did not know its length
             self.epoch, self.epoch_step = self.epoch + 1, 0
         return logs
 
-    def _seek(self, loader: Any) -> None:
-        if self.epoch_step >= len(loader):
+    def _check_position(self) -> None:
+        if self.epoch_length is not None and self.epoch_step >= self.epoch_length:
             raise ValueError(
                 f"training stopped after iteration {self.epoch_step} of its epoch, and an epoch of this loader has "
-                f"{len(loader)}. Go on with the images and the batch size that it had, or set model.epoch_step = 0"
+                f"{self.epoch_length}. Go on with the images and batch size that it had, or set model.epoch_step = 0"
             )
-        loader.seek(self.epoch, self.epoch_step)
 
 
 class _StoppableLoader:
@@ -113,9 +114,12 @@ class _StoppableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
-            if self._model.stop_training or self._model.global_step == self._model._end:
+            if self._model.stop_training:
                 return
             yield batch
+            if self._model.global_step == self._model._end:
+                self._model.stop_training = True
+                return
         self.is_exhausted = True
 
 
@@ -156,7 +160,7 @@ class LazyNumber(numbers.Number):
         return float(self) == (float(other) if isinstance(other, LazyNumber) else other)
 
     def __lt__(self, other: Any) -> bool:
-        return float(self) < float(other)
+        return float(self) < float(other) if isinstance(other, numbers.Number) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(float(self))
@@ -180,15 +184,15 @@ def read_scalars(
     return dict(zip(scalars, stacked.numpy().tolist()))
 
 
-def check_batch(inputs: Any, spec: InputSpec, multiple_of: int = 1) -> paddle.Tensor:
-    """The one field of a batch as a tensor [N, ...] of the dtype of `spec`. uint8 levels of images become floats in
-    [-1, 1] on the device, the bits of `dcgan.images.to_float`.
+def check_images(inputs: Any, spec: InputSpec, multiple_of: int = 1) -> paddle.Tensor:
+    """The one field of a batch as a tensor [N, ...] of the dtype of `spec`. uint8 levels become floats in [-1, 1] on
+    the device, the bits of `dcgan.images.to_float`.
 
     Raises ValueError, naming both shapes, when it does not fit `spec`, and when N is not a multiple of `multiple_of`.
     """
     fields = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if len(fields) != 1:
-        raise ValueError(f"a batch must be one field, {spec.name}, received {len(fields)} fields")
+        raise ValueError(f"a batch must be one field of images, received {len(fields)} fields")
     images = fields[0] if isinstance(fields[0], paddle.Tensor) else paddle.to_tensor(np.asarray(fields[0]))
     if images.dtype == paddle.uint8 and spec.dtype == paddle.float32:
         images = images.astype("float32") * (1 / 127.5) - 1.0

@@ -70,7 +70,7 @@ class ModelState:
         """All problems at once, and pairs of (own tensor, saved value)."""
         found = [_match_group(name, net.state_dict(), groups.get(name)) for name, net in self._networks.items()]
         found += [
-            ([f"it holds a {name}, and this model has none"], [])
+            ([f"it holds a {name}, which this model was not built with"], [])
             for name in groups
             if name not in self._networks and not name.endswith("_optimizer")
         ]

@@ -26,7 +26,7 @@ from ..networks.batch_norm import precise_bn, precise_bn_latents, running_statis
 from ..networks.kernels import PADDLE_KERNELS
 from ..networks.modes import eval_kernels, evaluating
 from .ema import averaged_copy, copy_buffers
-from .hapi import ResumableModel, check_batch
+from .hapi import ResumableModel
 from .precision import FLOAT32, Precision
 from .state import ModelState
 
@@ -76,10 +76,10 @@ class TwoNetworkModel(ResumableModel):
 
         Raises ValueError for an optimizer of other parameters, or with a scheduler of Paddle's.
         """
+        _check_optimizer("generator", generator_optimizer, self.generator, self.discriminator)
+        _check_optimizer("discriminator", discriminator_optimizer, self.discriminator, self.generator)
         super().prepare(None, None, list(metrics), None)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
-        for name, optimizer in self._optimizers().items():
-            _check_optimizer(name, optimizer, self._networks()[name])
         self.precision, self.uses_precise_bn = precision, precise_bn or self.ema_decay > 0
         self.sampling_kernels = sampling_kernels
         self._scalers = precision.scalers(self._optimizers())
@@ -120,11 +120,19 @@ class TwoNetworkModel(ResumableModel):
         return self.process_group.all_gather(self.generate(own))[: len(seeds)]
 
     def predict_batch(self, inputs: Any) -> list:
-        """As `generate`, from latents [N, ...] that fit `latent_spec` instead of seeds: a list of one array."""
-        z = check_batch(inputs, self.latent_spec)
+        """As `generate`, from latents instead of seeds: a list of one array.
+
+        Args: inputs - one field, N latents of as many numbers as `latent_spec` says.  Raises ValueError for others.
+        """
+        given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        fields = [np.asarray(field, np.float32) for field in given]
+        shape = self._latent_shape()
+        if len(fields) != 1 or not fields[0].size or fields[0].size != len(fields[0]) * math.prod(shape):
+            received = ", ".join(str(list(field.shape)) for field in fields)
+            raise ValueError(f"latents must be one field of [N, {', '.join(map(str, shape))}], received {received}")
         with self._sampling_lock, evaluating(self.network), self._sampling():
             self.inference_generator()
-            return super().predict_batch([z.numpy()])
+            return super().predict_batch([fields[0].reshape([-1, *shape])])
 
     def inference_generator(self) -> nn.Layer:
         """`network`, its BatchNorm statistics brought up to date: what samples, and what is saved and exported.
@@ -133,13 +141,20 @@ class TwoNetworkModel(ResumableModel):
         """
         with self._sampling_lock:
             if self.uses_precise_bn and self._statistics_are_stale:
-                if self.network is not self.generator:
-                    copy_buffers(self.network, self.generator)
-                shape = self._latent_shape()
-                with evaluating(self.network), self._sampling():
-                    precise_bn(self.network, precise_bn_latents(math.prod(shape)).reshape([-1, *shape]))
-                self._statistics_are_stale = False
+                self._statistics_are_stale = False  # before: an iteration in another thread may come meanwhile
+                try:
+                    self._estimate_statistics()
+                except BaseException:
+                    self._statistics_are_stale = True
+                    raise
             return self.network
+
+    def _estimate_statistics(self) -> None:
+        if self.network is not self.generator:
+            copy_buffers(self.network, self.generator)
+        shape = self._latent_shape()
+        with self._sampling():
+            precise_bn(self.network, precise_bn_latents(math.prod(shape)).reshape([-1, *shape]))
 
     @contextlib.contextmanager
     def _sampling(self) -> Iterator[None]:
@@ -237,13 +252,20 @@ class TwoNetworkModel(ResumableModel):
         return [*self.generator.parameters(*args, **kwargs), *self.discriminator.parameters(*args, **kwargs)]
 
 
-def _check_optimizer(name: str, optimizer: paddle.optimizer.Optimizer, network: nn.Layer) -> None:
-    """Raise ValueError unless `optimizer` moves weights of `network` only, at a rate that is a number."""
-    listed = optimizer._parameter_list or []
-    held = {p.name for entry in listed for p in (entry["params"] if isinstance(entry, dict) else [entry])}
-    if not held or held - {p.name for p in network.parameters()}:
+def _check_optimizer(
+    name: str, optimizer: paddle.optimizer.Optimizer | None, network: nn.Layer, other: nn.Layer
+) -> None:
+    """Raise ValueError for an optimizer that moves nothing of `network`, or something of `other`, or at a rate that is
+    no number."""
+    if optimizer is None:
+        return
+    entries = [entry["params"] if isinstance(entry, dict) else entry for entry in optimizer._parameter_list or []]
+    held = {p.name for entry in entries for p in (entry if isinstance(entry, (list, tuple)) else [entry])}
+    own, others = ({p.name for p in each.parameters()} for each in (network, other))
+    if not held & own or held & others:
         raise ValueError(
-            f"the {name}'s optimizer must hold parameters of the {name} and no others: parameters={name}.parameters()"
+            f"the {name}'s optimizer must hold parameters of the {name} and none of the other network: "
+            f"parameters={name}.parameters()"
         )
     if isinstance(optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):
         raise ValueError(

@@ -8,6 +8,9 @@ import pytest
 from dcgan.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from dcgan.checkpoints.params import read_params, write_params
 from dcgan.errors import CheckpointError
+from dcgan.networks.discriminator import Discriminator
+from dcgan.networks.generator import Generator
+from dcgan.training.state import network_arrays
 from export.load_weights import load_source
 
 
@@ -140,3 +143,10 @@ def test_weights_that_are_no_dcgan_are_refused_with_every_name(tmp_path, params,
     with pytest.raises(CheckpointError) as caught:
         load_source(tmp_path / "generator.params")
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_discriminator_may_have_a_width_of_its_own(tmp_path):
+    groups = {"generator": network_arrays(Generator(8, 4, 16)), "discriminator": network_arrays(Discriminator(8, 16))}
+    write_checkpoint(tmp_path / "step-00000001", groups, {})
+    source = load_source(tmp_path / "step-00000001", ("generator", "discriminator"))
+    assert source.networks["discriminator"].layer.conv_1.weight.shape[0] == 8

@@ -124,9 +124,10 @@ def test_the_length_of_a_run_follows_from_the_number_of_images_where_nothing_is_
         )
         return json.loads(answer.stdout)["config"]
 
-    assert (config()["epochs"], config()["batch_size"]) == (5334, 12)
+    found = config()
+    assert (found["epochs"], found["batch_size"], found["diffaugment"]) == (10_000, 12, "translation,cutout")
     said = config("--epochs", "3", "--batch-size", "8")
-    assert (said["epochs"], said["batch_size"]) == (3, 8)
+    assert (said["epochs"], said["batch_size"], said["diffaugment"]) == (3, 8, "translation")
     assert config("--preset", "quick", "--batch-size", "8")["epochs"] == 12
 
 

@@ -1,5 +1,4 @@
-"""Checks of decisions: the compute plan and its reasons, mixed precision's operators, GPUs, CUDA of Paddle and
-onnxruntime, and TF32."""
+"""Checks of decisions: the compute plan and its reasons, GPUs, CUDA of Paddle and of onnxruntime."""
 
 from __future__ import annotations
 

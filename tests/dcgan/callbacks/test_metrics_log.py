@@ -54,7 +54,7 @@ def test_gradients_that_overflow_a_loss_scale_are_no_number_and_end_no_run(tiny_
 
 
 def test_history_writes_json_lines_and_forgets_what_lies_after_its_start(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "new" / "metrics.jsonl"
     first = History(path)
     for step in (1, 2, 3):
         first(record(step))

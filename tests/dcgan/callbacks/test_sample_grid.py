@@ -24,7 +24,6 @@ def test_samples_are_the_same_seeds_every_time_with_the_tutorials_title(tiny_con
 
 
 def test_samples_are_written_early_and_wherever_training_is_stopped(tiny_config, images, tmp_path):
-    (tmp_path / "samples").mkdir()
     samples = SampleGrid(100, 1000, tmp_path / "samples", images)
     model = DCGAN(tiny_config)
     model.fit(BatchLoader(images, 8), epochs=20, verbose=0, callbacks=[samples, StopAt(53)])

@@ -117,11 +117,16 @@ def test_what_cannot_teach_is_refused(linear):
     for arguments, message in (
         ({"losses": "hinge"}, "must be an Objective"),
         ({"d_steps": 0}, "at least 1, received 0 and 1"),
-        ({"generator_optimizer": sgd_d, "discriminator_optimizer": sgd_g}, "parameters of the generator and no others"),
+        ({"generator_optimizer": sgd_d, "discriminator_optimizer": sgd_g}, "parameters of the generator and none"),
         ({"generator_optimizer": paddle.optimizer.SGD(decaying, sgd_g._parameter_list)}, "must be a number.*StepDecay"),
     ):
         with pytest.raises(ValueError, match=message):
             model.prepare(**{"generator_optimizer": sgd_g, "discriminator_optimizer": sgd_d, **arguments})
+    sgd_g.set_lr(0.5)
+    model.prepare(sgd_g, sgd_d)  # what was refused has changed nothing
+    assert (model.generator_optimizer, sgd_g.get_lr(), sgd_d.get_lr()) == (sgd_g, 0.5, 0.1)
+    groups = [{"params": model.generator.weight}]  # a lone parameter is a group to Paddle
+    model.prepare(paddle.optimizer.SGD(0.1, groups), sgd_d)
     with pytest.raises(ValueError, match="whole number of 0 .. 4294967295, received 1.5"):
         linear(seed=1.5)
 

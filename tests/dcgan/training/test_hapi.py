@@ -80,11 +80,11 @@ def test_static_mode_is_refused():
 def test_uint8_images_are_scaled_on_the_device_to_the_bits_of_the_loader(images):
     levels = np.resize(np.arange(256, dtype=np.uint8), images.shape)
     spec = InputSpec([None, 3, 16, 16], "float32", "image")
-    np.testing.assert_array_equal(hapi.check_batch([levels], spec).numpy(), to_float(levels))
+    np.testing.assert_array_equal(hapi.check_images([levels], spec).numpy(), to_float(levels))
     with pytest.raises(ValueError, match=r"must be float32 .*, received int32"):
-        hapi.check_batch([levels.astype(np.int32)], spec)
+        hapi.check_images([levels.astype(np.int32)], spec)
     with pytest.raises(ValueError, match=r"must be uint8 .*, received float32"):  # a spec of another dtype is kept
-        hapi.check_batch([levels.astype(np.float32)], InputSpec([None, 3, 16, 16], "uint8", "image"))
+        hapi.check_images([levels.astype(np.float32)], InputSpec([None, 3, 16, 16], "uint8", "image"))
 
 
 def test_as_many_iterations_as_asked_are_done_from_the_middle_of_an_epoch_too(model, images):
@@ -108,7 +108,7 @@ def test_what_two_networks_cannot_fit_is_refused(model, images, arguments, messa
 
 def test_a_loader_too_short_to_go_on_with_is_refused_with_what_to_do(model, images):
     model.fit(BatchLoader(images, 8), verbose=0, num_iters=2)
-    with pytest.raises(ValueError, match="after iteration 2 of its epoch.*has 2. Go on with the images and the batch"):
+    with pytest.raises(ValueError, match="after iteration 2 of its epoch.*has 2. Go on with the images and batch"):
         model.fit(BatchLoader(images, 12), verbose=0)
 
 

@@ -139,8 +139,11 @@ def test_sampling_leaves_the_mode_as_it_was(tiny_config):
 
 def test_latents_and_seeds_that_do_not_fit_are_refused(tiny_config):
     model = DCGAN(tiny_config)
-    with pytest.raises(ValueError, match=r"z must be float32 \['N', 8\], received float32 \[4, 4\]"):
-        model.predict_batch([np.zeros([4, 4], np.float32)])
+    for wrong in (np.zeros([4, 4]), np.zeros([0, 8])):
+        with pytest.raises(ValueError, match=r"one field of \[N, 8\], received \[\d, \d\]"):
+            model.predict_batch([wrong])
+    column = np.ones([2, 8, 1, 1])  # as Paddle's transposed convolutions take them, and float64
+    assert np.array_equal(model.predict_batch([column])[0], model.predict_batch([column.reshape(2, 8)])[0])
     for seeds, batch_size in (([], 100), ([1], -1)):
         with pytest.raises(ValueError, match="at least one seed and a batch_size of at least 1"):
             model.generate(seeds, batch_size)
@@ -148,5 +151,20 @@ def test_latents_and_seeds_that_do_not_fit_are_refused(tiny_config):
 
 def test_a_checkpoint_with_an_average_is_not_loaded_into_a_model_without(tiny_config, tmp_path):
     DCGAN(tiny_config).save(tmp_path / "c")
-    with pytest.raises(CheckpointError, match="it holds a generator_ema, and this model has none"):
+    with pytest.raises(CheckpointError, match="it holds a generator_ema, which this model was not built with"):
         DCGAN(dataclasses.replace(tiny_config, ema=0.0)).load(tmp_path / "c")
+
+
+def test_a_seed_is_the_same_bits_whoever_sampled_before(tiny_config, images):
+    model = DCGAN(tiny_config)
+    model.train_batch([images[:8]])
+    first, second = model.generate(range(5)), model.generate(range(5))
+    assert np.array_equal(first, second)
+
+
+def test_an_iteration_that_comes_while_statistics_are_estimated_is_not_forgotten(tiny_config, images, monkeypatch):
+    model = DCGAN(tiny_config)
+    estimate = model._estimate_statistics
+    monkeypatch.setattr(model, "_estimate_statistics", lambda: (estimate(), model.train_batch([images[:8]])))
+    model.generate(0)
+    assert model._statistics_are_stale
