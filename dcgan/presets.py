@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # For a run whose length nobody chose: the training images that are shown, 20,000 iterations of a small batch.
 IMAGES_SHOWN = 320_000
-LARGEST_SMALL = 20_000  # images; a larger data set has steps enough
+LARGEST_SMALL = 64_000  # images; with more, five epochs show as many
 # D knows images that it is shown more often than this: shifted further, and with holes, they last longer (Zhao et al.
 # 2020). Of 10,000 images, those shown 6 times make better faces as they are, those shown 32 times with it
 # (docs/quality.md).
@@ -64,7 +64,7 @@ def fitted_to(image_count: int, batches: int = 1, chosen: Mapping[str, Any] = Ma
     """
     if image_count < 1:
         raise ValueError(f"there must be at least one training image, received {image_count}")
-    recipe = SMALL_DATA if image_count < LARGEST_SMALL else {"batch_size": TrainConfig.batch_size}
+    recipe = SMALL_DATA if image_count <= LARGEST_SMALL else {"batch_size": TrainConfig.batch_size}
     batch_size = min(recipe["batch_size"], max(image_count // (2 * batches), min(2, image_count // batches), 1))
     shown = IMAGES_SHOWN * batch_size / recipe["batch_size"]  # fewer by smaller batches: as many iterations
     epochs = max(TrainConfig.epochs, math.ceil(shown / image_count))

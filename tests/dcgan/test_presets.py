@@ -43,7 +43,8 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
     [
         (300, 1067, 16),
         (15_000, 22, 16),
-        (20_000, 16, 128),
+        (64_000, 5, 16),
+        (64_001, 5, 128),
         (202_599, 5, 128),
         (20, 10_000, 10),
         (2, 20_000, 2),
@@ -52,7 +53,7 @@ def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
 )
 def test_small_data_sets_get_more_epochs_smaller_steps_and_smaller_networks(image_count, epochs, batch_size):
     fitted = fitted_to(image_count)
-    small = {"base_channels": 32, "lr": 3.5e-4, "ema": 0.9995} if image_count < 20_000 else {}
+    small = {"base_channels": 32, "lr": 3.5e-4, "ema": 0.9995} if image_count <= 64_000 else {}
     strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if epochs > 24 else {}
     alone = {"energy_weight": 0.0, "texture_weight": 0.0} if batch_size == 1 else {}  # they compare images of a batch
     assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong, **alone}
