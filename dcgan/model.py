@@ -56,7 +56,7 @@ class DCGAN(AdversarialModel):
             seed=config.seed,
             process_group=process_group,
         )
-        if config.sync_bn:  # not of the averaged generator, which one process may use alone; never run on a GPU
+        if config.sync_bn:  # not of the averaged generator, which one process may use by itself; never run on a GPU
             convert = paddle.nn.SyncBatchNorm.convert_sync_batchnorm
             generator, discriminator = convert(generator), convert(discriminator)
         self.config = config

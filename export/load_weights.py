@@ -5,9 +5,9 @@ Sizes are read off the shapes of the weights, so that a file without a config ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -71,7 +71,7 @@ def load_source(path: PathLike | None = None, names: Iterable[str] = ("generator
         raise CheckpointError(f"there is nothing to export at {path}. Train first: {command('train')}")
     groups, checkpoint, config = _read_params_file(path) if path.is_file() else _read_newest(path)
     generator = next(name for name in ("generator.params", "generator_ema", "generator") if name in groups)
-    latent_dim, _, image_size = network_sizes(groups[generator]) or _refuse(generator, groups[generator])
+    latent_dim, _, image_size = _sizes(network_sizes, generator, groups[generator])
     networks = {}
     for name in names:
         group = generator if name == "generator" else name
@@ -108,15 +108,18 @@ def _without_paths(config: Any) -> dict[str, Any]:
     return kept
 
 
-def _refuse(group: str, weights: Tensors) -> NoReturn:
-    shapes = {name: value.shape for name, value in weights.items() if name.startswith("conv_")}
-    raise CheckpointError(f"{group} does not hold the weights of a DCGAN: {shapes!r:.300}")
+def _sizes(read: Callable[[Tensors], tuple | None], group: str, weights: Tensors) -> tuple:
+    sizes = read(weights)
+    if sizes is None:
+        shapes = {name: value.shape for name, value in weights.items() if name.startswith("conv_")}
+        raise CheckpointError(f"{group} does not hold the weights of a DCGAN: {shapes!r:.300}")
+    return sizes
 
 
 def _build(name: str, group: str, weights: Tensors, latent_dim: int, image_size: int) -> Trained:
     image = (3, image_size, image_size)
-    sizes = network_sizes(weights) if name == "generator" else discriminator_sizes(weights)
-    base_channels, own_size = (sizes or _refuse(group, weights))[-2:]
+    read = network_sizes if name == "generator" else discriminator_sizes
+    *_, base_channels, own_size = _sizes(read, group, weights)
     if own_size != image_size:
         raise CheckpointError(f"{group} is of {own_size} pixels, the generator of {image_size}")
     # The guard makes Paddle's own parameter names, which are counters, the same in every process.

@@ -59,14 +59,14 @@ class CheckpointSaver(PeriodicSaver):
         self._left_alone: set[Path] = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        step = self.model.global_step
+        step, there = self.model.global_step, list_checkpoints(self._folder)
         if (self._folder / folder_name(step)).is_dir():  # the one that was just loaded
             self._saved_step = step
-        later = {path for path in list_checkpoints(self._folder) if step_of(path) > step}
+        later = {path for path in there if step_of(path) > step}
         if later:
-            log.warning("%s holds later checkpoints than step %d: they are left alone", self._folder, step)
+            log.warning("%s holds checkpoints after step %d: they are neither counted nor deleted", self._folder, step)
             self._left_alone |= later
-        now, extras = self._extra().get("protocol"), map(_extra_of, list_checkpoints(self._folder))
+        now, extras = self._extra().get("protocol"), map(_extra_of, there)
         others = {str(extra.get("protocol")) for extra in extras if extra.get("swd") and extra.get("protocol") != now}
         if others:
             log.warning(

@@ -20,7 +20,7 @@ from paddle import nn
 
 from deploy.seeds import latents
 
-BatchNorm = nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm
+_BATCH_NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 BATCH_SIZE = 64
 LATENT_COUNT = 8 * BATCH_SIZE
 FIRST_SEED = 1 << 31  # far from the seeds that people type and that parity is measured on
@@ -28,7 +28,7 @@ FIRST_SEED = 1 << 31  # far from the seeds that people type and that parity is m
 
 def batch_norm_layers(network: nn.Layer) -> dict[str, nn.Layer]:
     """The BatchNorm layers of `network` by structured name."""
-    return {name: layer for name, layer in network.named_sublayers() if isinstance(layer, BatchNorm)}
+    return {name: layer for name, layer in network.named_sublayers() if isinstance(layer, _BATCH_NORMS)}
 
 
 def running_statistics(network: nn.Layer) -> dict[str, paddle.Tensor]:

@@ -37,8 +37,8 @@ def evaluating(network: nn.Layer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def eval_kernels(network: nn.Layer, kernels: object) -> Iterator[None]:
-    """Inside the block the network computes eval mode by `kernels`; outside, always by Paddle's own operators, which
-    can be traced, exported and differentiated."""
+    """Inside the block the network computes eval mode by `kernels`, after it as before: outside of all such blocks by
+    Paddle's own operators, which can be traced, exported and differentiated."""
     before = getattr(network, "eval_kernels", PADDLE_KERNELS)
     try:
         network.eval_kernels = kernels

@@ -31,7 +31,19 @@ def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | N
 
     Every convolution must have the shape that these sizes say: two small ones cannot announce a network of gigabytes.
     """
-    shapes = _convolutions(tensors)
+    return _sizes(_convolutions(tensors))
+
+
+def discriminator_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
+    """As `network_sizes`, (base_channels, image_size) of a discriminator's tensors."""
+    # Paddle keeps the weights of both kinds of convolution by the smaller image first: from its last layer to its
+    # first, a discriminator has the shapes of a generator whose latents are one number, the logit.
+    found = _sizes(_convolutions(tensors)[::-1])
+    return found[1:] if found and found[0] == 1 else None
+
+
+def _sizes(shapes: list[tuple[int, ...]]) -> tuple[int, int, int] | None:
+    """`network_sizes` by the shapes of convolutions, the one at the latents first."""
     if not shapes:
         return None
     latent_dim, base_channels, image_size = shapes[0][0], shapes[-1][0], 2 ** (len(shapes) + 1)
@@ -39,18 +51,6 @@ def network_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int] | N
     if shapes != [(before, after, 4, 4) for before, after in zip(widths, widths[1:])]:
         return None
     return latent_dim, base_channels, image_size
-
-
-def discriminator_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
-    """As `network_sizes`, (base_channels, image_size) of a discriminator's tensors."""
-    shapes = _convolutions(tensors)
-    if not shapes:
-        return None
-    base_channels, image_size = shapes[0][0], 2 ** (len(shapes) + 1)
-    widths = [shapes[0][1], *hidden_channels(base_channels, image_size), 1]
-    if shapes != [(after, before, 4, 4) for before, after in zip(widths, widths[1:])]:
-        return None
-    return base_channels, image_size
 
 
 def _convolutions(tensors: Mapping[str, np.ndarray]) -> list[tuple[int, ...]]:

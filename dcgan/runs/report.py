@@ -126,7 +126,7 @@ def collect(folder: PathLike, records: Sequence[Record] | None = None, max_frame
         "frames": _frames(folder / "samples", max_frames, problems),
         "real": _image(folder / "real.png", problems),
         "nearest": _image(folder / "nearest.png", problems),
-        "quality": [[name[:200], _plain(value)] for name, value in flat(quality).items()][:200] if quality else None,
+        "quality": None if quality is None else [[n[:200], _plain(v)] for n, v in flat(quality).items()][:200],
         "config": _settings(config),
         "starts": _starts(folder / "command.txt", problems),
         "commands": _commands(folder),

@@ -29,7 +29,7 @@ def update_average(
     Args: decay - per iteration. It ramps up as (1 + step) / (10 + step), so that the first weights, which are noise,
           are soon forgotten.  step - iterations done before this one.  masters - float32 weights by structured name
           where the parameters of `live` are of half precision.
-    What no optimizer moves is left alone: see `copy_buffers`, and dcgan.networks.batch_norm.
+    What no optimizer moves is not touched: see `copy_buffers`, and dcgan.networks.batch_norm.
     """
     decay = min(decay, (1 + step) / (10 + step))
     for (name, parameter), target in zip(live.named_parameters(), average.parameters()):

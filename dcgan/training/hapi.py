@@ -32,7 +32,7 @@ class ResumableModel(paddle.Model):
         super().__init__(network, inputs=inputs)
         self.epoch, self.epoch_step, self.global_step = 0, 0, 0
         self.epoch_length: int | None = None
-        self._end: int | None = None  # the `global_step` at which `fit` ends, where it was given iterations
+        self._end: int | None = None  # the `global_step` at which `fit` ends, where hapi would miscount
         self.scalars: dict[str, paddle.Tensor] = {}
 
     def count_iteration(self) -> None:
@@ -67,9 +67,10 @@ class ResumableModel(paddle.Model):
         if epochs < 1 or (num_iters is not None and num_iters < 1):
             raise ValueError(f"epochs and num_iters must be at least 1, received {epochs} and {num_iters}")
         self.stop_training = False  # hapi never takes it back
-        self._end = None if num_iters is None else self.global_step + num_iters
+        self._end = None
         if num_iters is not None and hasattr(train_data, "seek") and hasattr(train_data, "__len__"):
             # hapi counts whole epochs, and this one may be half done
+            self._end = self.global_step + num_iters
             epochs, num_iters = -(-(self.epoch_step + num_iters) // len(train_data)), None
         try:
             super().fit(

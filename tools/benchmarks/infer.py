@@ -129,7 +129,7 @@ def cold_cases(folder: Path, out: Path) -> list[Case]:
     bare = [sys.executable, "-c", _BARE, str(folder / "generator.onnx")]
     infer = [sys.executable, str(ROOT / "deploy" / "infer.py"), "--n", "100", "--model", str(folder)]
     cases = {
-        "imports and session alone, 100 images": {"command": bare, "out": None},
+        "imports and session only, 100 images": {"command": bare, "out": None},
         "deploy/infer.py --n 100, 100 files and a grid": {"command": infer, "out": out},
     }
     compiled = out.with_name("compiled")
