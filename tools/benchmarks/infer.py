@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.benchmarks import machine
 from tools.benchmarks.measure import Case, Run, Skip, shell
 from tools.benchmarks.train import rate_cases
 
@@ -105,6 +106,7 @@ def torch_inference(base_channels: int, image_size: int, batch_size: int, thread
     """torch's generator in eval mode."""
     from tools.benchmarks.torch_peer import inference
 
+    machine.require(dtype)
     return inference(base_channels, image_size, batch_size, threads, dtype)
 
 

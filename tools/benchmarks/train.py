@@ -94,7 +94,7 @@ def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: i
     if wanted == "onednn" and kernels is PADDLE_KERNELS:
         raise Skip("the oneDNN kernels cannot be had here")
     if settings["amp"] == "O1" and getattr(kernels, "dtype", "bfloat16") != "bfloat16":
-        raise Skip("this processor has no bfloat16")
+        raise Skip(machine.NO_BFLOAT16)
     paddle.base.core.set_num_threads(threads)
     real = paddle.to_tensor(real_batch(batch_size, image_size))
     # reading one number waits for the step: on a CPU it is over by then, on a GPU it would not be
@@ -105,5 +105,6 @@ def torch_step(batch_size: int, base_channels: int, image_size: int, threads: in
     """The same iteration by torch: the same layers, losses, optimizers and order of passes, in channels_last."""
     from tools.benchmarks.torch_peer import adversarial_step
 
+    machine.require(dtype)
     real = real_batch(batch_size, image_size)
     return adversarial_step(real, base_channels, image_size, threads, dtype)

@@ -1,6 +1,7 @@
 """The description of the machine, and the work whose rate is measured."""
 
 import json
+from contextlib import nullcontext
 
 import paddle
 import pytest
@@ -13,6 +14,14 @@ from tools.benchmarks.measure import Skip
 def test_a_machine_is_described_in_plain_values():
     its = machine.describe()
     assert json.loads(json.dumps(its)) == its and its["cores"] >= 1 and "numpy" in its["versions"]
+
+
+@pytest.mark.parametrize(("flags", "skipped"), [("avx2", True), ("avx2 avx512_bf16", False), ("", False)])
+def test_bfloat16_is_left_out_where_the_processor_is_known_to_lack_it(monkeypatch, flags, skipped):
+    monkeypatch.setattr(machine, "processor_facts", lambda: {"flags": flags})
+    machine.require("float32")
+    with pytest.raises(Skip, match="no bfloat16") if skipped else nullcontext():
+        machine.require("bfloat16")
 
 
 @pytest.mark.parametrize(
