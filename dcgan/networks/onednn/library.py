@@ -14,7 +14,7 @@ from typing import Any
 import paddle
 
 MAJOR_VERSION = 3
-_AVX2, _BFLOAT16 = 0x7, 0x80  # bits of dnnl_cpu_isa_t
+_AVX2, _AVX512, _BFLOAT16 = 0x7, 0x27, 0x80  # bits of dnnl_cpu_isa_t
 _CPU, _IN_ORDER = 1, 1
 
 Handle = ctypes.c_void_p
@@ -62,6 +62,12 @@ def has_bfloat16() -> bool:
     if isa & _AVX2 != _AVX2:
         raise OneDnnUnavailableError("this processor has no AVX2")
     return bool(isa & _BFLOAT16)
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Whether this processor has AVX-512, as far as ONEDNN_MAX_CPU_ISA allows."""
+    return library().dnnl_get_effective_cpu_isa() & _AVX512 == _AVX512
 
 
 def call(function: str, *arguments: Any) -> None:

@@ -14,7 +14,7 @@ from dcgan.networks.discriminator import Discriminator
 from dcgan.networks.generator import Generator
 from dcgan.networks.kernels import PADDLE_KERNELS
 from dcgan.networks.modes import eval_kernels, frozen
-from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, has_bfloat16
+from dcgan.networks.onednn import OneDnnKernels, OneDnnUnavailableError, has_bfloat16, primitives
 from tests.tiny import TINY
 
 try:
@@ -113,6 +113,15 @@ def test_a_layer_and_all_its_gradients_are_those_of_paddle_in_float64(shape, has
     for name, value in reference.items():
         assert ours[name].shape == value.shape
         assert relative_error(ours[name], value) < 1e-5, name
+
+
+@pytest.mark.parametrize("has_avx512", [False, True])
+@pytest.mark.parametrize("shape", [(False, 5, 33, 8, 17, 4, 2, 1), (True, 5, 17, 4, 3, 4, 2, 1)], ids=str)
+def test_weights_of_the_smallest_images_have_the_same_gradient_on_every_processor(monkeypatch, shape, has_avx512):
+    monkeypatch.setattr(primitives, "has_avx512", lambda: has_avx512)
+    monkeypatch.setattr(primitives, "convolution", primitives.Convolution)  # what other tests made is not this
+    ours, reference = both_ways(OneDnnKernels(), shape, True, "leaky_relu")
+    assert relative_error(ours["weight"], reference["weight"]) < 1e-5
 
 
 @pytest.mark.parametrize("activation", ["leaky_relu", None])
