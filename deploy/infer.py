@@ -17,10 +17,12 @@ if __name__ == "__main__":
     interrupts.exit_at_once()  # on Ctrl-C, while all that follows is imported
 
 import argparse
+import importlib
 import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from deploy.runtimes import load_discriminator, load_generator
 
     where = {"backend": arguments.backend, "device": arguments.device, "threads": arguments.threads}
-    generator = load_generator(arguments.model, **where, precision=arguments.precision)
+    with ThreadPoolExecutor(1) as beside:  # a runtime reads its model on one core: the other can load OpenCV
+        images = beside.submit(importlib.import_module, "deploy.images")
+        generator = load_generator(arguments.model, **where, precision=arguments.precision)
+    images.result()  # or why it cannot be imported
     result: dict[str, Any] = {"out": str(arguments.out), "backend": generator.backend, "device": generator.device}
     if arguments.interpolate is not None:
         text = _walk(arguments, generator, result)

@@ -40,11 +40,11 @@ class OnnxRuntime(Runtime):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or cores()
         # Threads that wait by spinning wake sooner, a tenth of the time, and take the cores from the ones that write
-        # images: so for half a millisecond, which bridges two layers and not two batches. Older ones spin for long.
+        # images: so for a millisecond, which bridges two layers and not two batches. Older ones spin for long.
         if _version(ort) < (1, 27):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         else:
-            options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
+            options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
         options.log_severity_level = 4  # an error arrives as an exception; logging it too would print it twice
         self._errors = _onnxruntime_errors(ort)
         session, why = self._on_cuda(ort, model, options) if self.device == "gpu" else (None, "")
