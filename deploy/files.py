@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # what Finder and Explorer leave in a folder that they show
 PathLike = Union[str, "os.PathLike[str]"]
 log = logging.getLogger(__name__)
 

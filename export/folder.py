@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcgan.errors import ExportError
-from deploy.files import Lock, LockedError, PathLike, aside_name, make_folders, sync_folder
+from deploy.files import LITTER, Lock, LockedError, PathLike, aside_name, make_folders, sync_folder
 from deploy.manifest import FILE_NAME, Manifest, ModelError, read_manifest, read_verified, to_json
 from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file
 
@@ -113,7 +113,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _foreign(folder: Path) -> list[str]:
     """What is in `folder` and no export wrote: a manifest vouches for itself and its files, if it is one of ours."""
-    known, changed = {PARAMS_FILE}, []
+    known, changed = {PARAMS_FILE, *LITTER}, []
     plain = {path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
     with contextlib.suppress(ModelError):  # a damaged manifest, or another program's, vouches for nothing
         manifest = read_manifest(folder)

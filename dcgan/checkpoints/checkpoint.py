@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from deploy.files import PathLike, aside_name, json_bytes, make_folders, sync_folder
+from deploy.files import LITTER, PathLike, aside_name, json_bytes, make_folders, sync_folder
 from deploy.untrusted import UnsafeFileError, read_file, refuse_constant
 
 from ..errors import CheckpointError
@@ -173,7 +173,7 @@ def read_newest(root: PathLike) -> Checkpoint:
 def holds_nothing_else(folder: PathLike) -> bool:
     """Whether a folder is a checkpoint, and no file in it is another's: what may be deleted without asking."""
     try:
-        named = {STATE_FILE, *read_state(folder)["files"]}
+        named = {STATE_FILE, *LITTER, *read_state(folder)["files"]}
     except (CheckpointError, OSError):
         return False
     return all(path.name in named and _is_ours(path) for path in Path(folder).iterdir())
@@ -209,7 +209,7 @@ def _may_be_replaced(folder: Path) -> bool:
 
 def _is_ours(path: Path) -> bool:
     name, suffix = os.path.splitext(path.name)
-    is_named = path.name == STATE_FILE or (suffix == ".safetensors" and _GROUP.fullmatch(name) is not None)
+    is_named = path.name in (STATE_FILE, *LITTER) or (suffix == ".safetensors" and _GROUP.fullmatch(name) is not None)
     return is_named and not path.is_symlink() and path.is_file()
 
 

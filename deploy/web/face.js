@@ -5,7 +5,7 @@
 import { key, latents, MAX_SEED } from "./latents.js";
 import { shifted, slerp } from "./space.js";
 
-const MOST_PIECES = 200;
+const MOST_PIECES = 2000; // two for each variation of a variation
 const LONGEST_WORD = 100;
 const BLEND = /^\.\d{1,6}$/;
 const SHIFT = /^_(\d{1,2})_(-?\d{1,2}(?:\.\d{1,3})?)$/;

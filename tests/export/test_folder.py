@@ -127,6 +127,13 @@ def test_what_no_export_wrote_is_never_deleted(exported, kind):
     assert sorted(exported.parent.rglob("*")) == before
 
 
+def test_what_a_desktop_leaves_in_a_folder_that_it_shows_keeps_no_export_from_being_replaced(exported):
+    (exported / "Thumbs.db").write_bytes(b"")
+    with replacing(exported) as part:
+        fill(part, "new")
+    assert not (exported / "Thumbs.db").exists()
+
+
 @pytest.mark.parametrize("text", ["mine", "old and my own lines"])
 def test_a_file_that_was_changed_after_the_export_is_never_deleted(exported, text):
     """A page for the browser that its user edited was replaced without a word, by the next export."""

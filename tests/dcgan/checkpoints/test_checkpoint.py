@@ -675,6 +675,13 @@ def test_file_system_that_takes_no_more_bytes_is_an_oserror_and_older_checkpoint
     assert set(read_checkpoint(folder).groups) == set(groups())
 
 
+def test_what_a_desktop_leaves_in_a_folder_that_it_shows_keeps_no_checkpoint_from_being_replaced(folder):
+    (folder / ".DS_Store").write_bytes(b"Bud1")
+    assert checkpoint.holds_nothing_else(folder)
+    write_checkpoint(folder, groups(), {})
+    assert not (folder / ".DS_Store").exists()
+
+
 @pytest.mark.parametrize("value", [float("nan"), {1}, np.float32(1)])
 def test_state_that_is_not_json_leaves_nothing_behind(folder, value):
     with pytest.raises((ValueError, TypeError)):
