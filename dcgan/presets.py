@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "normal",
         "diffaugment": "",
     },
-    # Sized for five to ten minutes on two CPU cores with synthetic faces: so short a run needs a shorter average, and
+    # Sized for six to fifteen minutes on two CPU cores with synthetic faces: so short a run needs a shorter average, and
     # its iterations are short, so grids and evaluations come after more of them.
     "quick": {
         **SMALL_DATA,

@@ -2,7 +2,7 @@
 """Train a DCGAN and leave a run folder with sample grids, loss curves, checkpoints and generator.params.
 
 examples:
-  python tools/train.py                                    synthetic faces, five to ten minutes on two CPU cores
+  python tools/train.py                                    synthetic faces, six to fifteen minutes on two CPU cores
   python tools/train.py --data photos/ --crop center       your own images: a folder, a .zip or a packed .npy
   python tools/train.py --data img_align_celeba.zip        CelebA, read from its archive
   python tools/train.py --resume                           continue the newest run

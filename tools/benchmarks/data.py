@@ -151,7 +151,7 @@ class _Images:
 # ---- growth ---------------------------------------------------------------------------------------------------------
 
 _GROWTH = """
-import json, resource, sys, time
+import json, re, resource, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from dcgan.data.loader import BatchLoader
@@ -160,7 +160,10 @@ count, out, size = int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 start = time.perf_counter()
 packed = prepare(f"cartoon:{count}", out, image_size=size, progress=lambda done, total: None)
 prepared = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# getrusage also knows the memory of the process that started this one, which may be more
+status = Path("/proc/self/status")
+own = re.search(r"VmHWM:\\s*(\\d+) kB", status.read_text()) if status.exists() else None
+peak = int(own[1]) if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for batch in BatchLoader(packed.images, min(128, count), prefetch=2): pass
 print(json.dumps({"images": count, "prepare_seconds": prepared - start, "prepare_peak_mib": peak / 1024,
     "epoch_seconds": time.perf_counter() - prepared, "file_mb": packed.images.nbytes / 1e6}))
