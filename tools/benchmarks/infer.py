@@ -82,6 +82,7 @@ def stock_runtime(path: Path, batch_size: int, threads: int) -> Run:
         raise Skip(f"{path.name} is not there: it is made of the Paddle program of an export --format all")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: paddle2onnx leaves a number in the graph that nothing uses
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     z = _latents(batch_size)
     return lambda: session.run(None, {session.get_inputs()[0].name: z})
