@@ -30,8 +30,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "normal",
         "diffaugment": "",
     },
-    # Sized for six to fifteen minutes on two CPU cores with synthetic faces: so short a run needs a shorter average, and
-    # its iterations are short, so grids and evaluations come after more of them.
+    # Sized for six to fifteen minutes on two CPU cores with synthetic faces: so short a run needs a shorter average. Of
+    # its short iterations more are between two grids or evaluations.
     "quick": {
         **SMALL_DATA,
         "latent_dim": 64,
@@ -50,6 +50,13 @@ LARGEST_SMALL = 64_000  # images; with more, five epochs show as many
 # (docs/quality.md).
 MOST_SHOWINGS = 24
 STRONG_AUGMENTATION = {"diffaugment": "translation,cutout", "translation_ratio": 0.125}
+
+# What --help adds to the defaults of settings that `fitted_to` chooses.
+FITTED_HELP = {
+    **{name: f"{value} up to {LARGEST_SMALL:,} images" for name, value in SMALL_DATA.items()},
+    "epochs": f"up to {LARGEST_SMALL:,} images as many as show {IMAGES_SHOWN:,}",
+    **{name: f"{value} for images shown over {MOST_SHOWINGS} times" for name, value in STRONG_AUGMENTATION.items()},
+}
 
 
 def fitted_to(image_count: int, batches: int = 1, chosen: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:

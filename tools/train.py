@@ -27,7 +27,7 @@ from typing import Any, Optional
 from dcgan.config import TrainConfig, help_text, read_config, with_default_data
 from dcgan.environment import command, export_command
 from dcgan.errors import ProjectError
-from dcgan.presets import PRESETS, fitted_to
+from dcgan.presets import FITTED_HELP, PRESETS, fitted_to
 from dcgan.selftest import kill_count
 from dcgan.selftest import report as report_resume
 from tools.console import add_log_level, open_in_browser, run, start_logging
@@ -68,7 +68,10 @@ def build_parser(everything: bool = False) -> argparse.ArgumentParser:
             options["type"] = type(field.default)
             options["metavar"] = None if options["choices"] else field.name.upper()
         names = ["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])]
-        shown = help_text(field).replace("%", "%%") if is_basic or everything else argparse.SUPPRESS
+        text = help_text(field)
+        if field.name in FITTED_HELP:
+            text = f"{text.removesuffix(')')}; {FITTED_HELP[field.name]})"
+        shown = text.replace("%", "%%") if is_basic or everything else argparse.SUPPRESS
         group.add_argument(names[0], dest=field.name, help=shown, **options)
         if names[1:]:  # an older spelling works and is not advertised
             group.add_argument(*names[1:], dest=field.name, **{**options, "help": argparse.SUPPRESS})

@@ -11,6 +11,7 @@ import pytest
 
 from dcgan.checkpoints.checkpoint import list_checkpoints
 from dcgan.config import TrainConfig
+from dcgan.presets import fitted_to
 
 tool = importlib.import_module("tools.train")
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,17 @@ def test_help_all_shows_every_setting_with_its_default(capsys):
     for field in dataclasses.fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
         assert f" {flag} " in text or f" {flag}, " in text, flag
-    assert "(default: 0.0005)" in text and "--log-level" in text and "--config" in text
+    assert "(default: 0.0005; " in text and "--log-level" in text and "--config" in text
+
+
+def test_help_says_what_a_small_folder_gets_where_the_user_says_nothing(capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--help-all"])
+    text = " ".join(capsys.readouterr().out.split())
+    chosen = fitted_to(300)
+    assert "as many as show 320,000" in text and 0 <= chosen.pop("epochs") * 300 - 320_000 < 300
+    for name, value in chosen.items():
+        assert f"; {value} " in text, name
 
 
 def test_dry_run_prints_the_config_and_counts_and_writes_nothing(run_here, tmp_path, faces):
