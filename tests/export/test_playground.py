@@ -287,6 +287,16 @@ def test_a_link_that_makes_no_sense_shows_the_usual_face(page, playground, fragm
     assert_same(pixels(page), generated(playground, latents(USUAL, 8)))
 
 
+def test_a_variation_of_a_variation_of_a_hundred_and_fifty_more_is_a_face_with_variations(page, playground):
+    """Two pieces of an address each: at 200 the page ended in a RangeError."""
+    face = latents([3], 8)[0]
+    for seed in range(150):
+        face = slerp(face, latents([seed], 8)[0], 0.35)
+    show(page, "#tool=children&face=3" + "".join(f"~{seed}~.350" for seed in range(150)))
+    assert_same(pixels(page), generated(playground, [face]))
+    assert page.locator("#panel-children canvas").count() > 1
+
+
 def test_a_word_written_into_the_link_by_hand_is_that_word(page, playground):
     show(page, "#face=mary-ann&wild=99&tool=nonsense")
     assert page.inner_text("#caption") == f"mary-ann · seed {seed_of('mary-ann')}"
