@@ -287,7 +287,7 @@ def test_a_link_that_makes_no_sense_shows_the_usual_face(page, playground, fragm
     assert_same(pixels(page), generated(playground, latents(USUAL, 8)))
 
 
-def test_a_variation_of_a_variation_of_a_hundred_and_fifty_more_is_a_face_with_variations(page, playground):
+def test_a_face_of_150_variations_in_a_row_has_variations_itself(page, playground):
     """Two pieces of an address each: at 200 the page ended in a RangeError."""
     face = latents([3], 8)[0]
     for seed in range(150):
