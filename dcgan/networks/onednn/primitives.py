@@ -175,8 +175,8 @@ class _Exchanged:
     """`backward_weights` for kernel 4, stride 2, padding 1, with batch and channels exchanged.
 
     The weights' gradient is the convolution of the images by the result's gradient, over the batch as channels and with
-    a dilation of 2. Without AVX-512, oneDNN's own code for this gradient reaches a fifth of the processor's rate where
-    there are many channels and few pixels; as a convolution it is two to three times as fast (docs/performance.md).
+    a dilation of 2. Without AVX-512, oneDNN's own code for this gradient is slow where there are many channels and few
+    pixels; as a convolution it takes a third of the time, and half of it in small batches (docs/performance.md).
     """
 
     LARGEST_SIDE = 4  # of the result: the kernel of the exchanged convolution. With 8 and more it is often slower.
