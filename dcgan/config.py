@@ -297,11 +297,15 @@ class TrainConfig:
         return cls(**{name: float(value) if name in floats else value for name, value in values.items()})
 
 
-def help_text(field: dataclasses.Field) -> str:
-    """What a setting is, its unit and its default, in one line: for --help and for help(TrainConfig)."""
+def help_text(field: dataclasses.Field, otherwise: str = "") -> str:
+    """What a setting is, its unit and its default, in one line: for --help and for help(TrainConfig).
+
+    Args: otherwise - what the default is in other cases.
+    """
     default = field.default if field.default != "" else "empty"
     unit = field.metadata["unit"]
-    return f"{field.metadata['help']} (default: {default}{' ' + unit if unit else ''})"
+    default = f"{default}{' ' + unit if unit else ''}{'; ' + otherwise if otherwise else ''}"
+    return f"{field.metadata['help']} (default: {default})"
 
 
 TrainConfig.__doc__ = "\n".join(

@@ -7,7 +7,6 @@ again, and a person where an image came from.
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -87,11 +86,9 @@ def is_whole(path: Path, comment: str) -> bool:
     """
     is_png = path.suffix == ".png"
     start, end = (_PNG_START, _PNG_END) if is_png else (_JPG_START, _JPG_END)
-    if os.path.islink(path) or not os.path.exists(path):  # a link is replaced by an image of its own
-        return False
     try:
-        content = read_file(path, _MAX_BYTES)
-    except (FileNotFoundError, UnsafeFileError):
+        content = read_file(path, _MAX_BYTES, within=path.parent)
+    except (FileNotFoundError, UnsafeFileError):  # a link, too, is replaced by an image of its own
         return False
     is_ours = content.startswith(start) and _comment(path.suffix, comment) in content[:512] and content.endswith(end)
     return is_ours and (not is_png or _has_right_checksums(content))

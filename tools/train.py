@@ -68,9 +68,7 @@ def build_parser(everything: bool = False) -> argparse.ArgumentParser:
             options["type"] = type(field.default)
             options["metavar"] = None if options["choices"] else field.name.upper()
         names = ["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])]
-        text = help_text(field)
-        if field.name in FITTED_HELP:
-            text = f"{text.removesuffix(')')}; {FITTED_HELP[field.name]})"
+        text = help_text(field, FITTED_HELP.get(field.name, ""))
         shown = text.replace("%", "%%") if is_basic or everything else argparse.SUPPRESS
         group.add_argument(names[0], dest=field.name, help=shown, **options)
         if names[1:]:  # an older spelling works and is not advertised

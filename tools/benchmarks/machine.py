@@ -90,7 +90,6 @@ def torch_product(threads: int, dtype: str) -> Run:
     import torch
 
     require(dtype)
-
     torch.set_num_threads(threads)
     a, b = (torch.full([SIDE, SIDE], value, dtype=getattr(torch, dtype)) for value in (0.5, 0.25))
     return lambda: a @ b
