@@ -11,11 +11,15 @@ const element = (id) => document.getElementById(id);
 
 /** Wire the large face. `favourites.toggle` is called through `onKeep`, so that who shows them hears of it. */
 export function setUpStage(page, favourites) {
-  const portrait = setUpPortrait(page, "stage", element("face"));
+  let seen; // the face on the canvas: for a moment after a change, still the one before
+  const portrait = setUpPortrait(page, "stage", element("face"), (face) => {
+    seen = face;
+    for (const button of element("sizes").children) button.disabled = false;
+  });
   const { size: own } = page.model;
   for (const size of [own, ...ENLARGED.filter((pixels) => pixels > own)]) {
-    const button = Object.assign(document.createElement("button"), { type: "button", value: size, textContent: size });
-    button.addEventListener("click", () => savePng(element("face"), fileName(page.state, size === own ? "" : size), size));
+    const button = Object.assign(document.createElement("button"), { type: "button", value: size, textContent: size, disabled: true });
+    button.addEventListener("click", () => savePng(element("face"), fileName(seen, size === own ? "" : size), size));
     element("sizes").append(button);
   }
 
@@ -32,7 +36,6 @@ export function setUpStage(page, favourites) {
       const label = text("saveAs", { size: button.value });
       button.setAttribute("aria-label", label);
       button.title = label;
-      button.disabled = !page.engine; // until the model is loaded, there is nothing to save
     }
     element("status").textContent = ""; // what it said was of the link or the language before
     portrait(state);

@@ -200,6 +200,21 @@ def test_saved_png_has_the_pixels_of_infer(page, tmp_path):
     assert np.array_equal(image.transpose(2, 0, 1), to_uint8(np.array(tensor, np.float32)).reshape(3, 16, 16))
 
 
+def test_an_image_saved_before_the_next_one_is_there_has_its_own_name(page, playground, tmp_path):
+    with page.expect_download() as download:  # in one turn of the browser's loop: nothing is painted in between
+        page.evaluate("""() => {
+            document.querySelector("#word").value = "7";
+            document.querySelector("#ask").requestSubmit();
+            document.querySelector("#sizes button").click();
+        }""")
+    download.value.save_as(tmp_path / "face.png")
+    image = cv2.imread(str(tmp_path / "face.png"), cv2.IMREAD_COLOR)[..., ::-1]
+    assert download.value.suggested_filename == "seed-000042.png"
+    assert_same(image.transpose(2, 0, 1)[None], generated(playground, latents(42, 8)))
+    idle(page)
+    assert saved(page, 16, tmp_path)[0] == "seed-000007.png"
+
+
 @pytest.mark.parametrize("size", [256, 512])
 def test_an_enlarged_png_is_pillows_bicubic(page, tmp_path, size):
     _, small = saved(page, 16, tmp_path)
