@@ -14,6 +14,7 @@ from deploy.serving.problems import Problem
 
 MAX_UNPARSED = 4 << 20  # bytes that a refused client may still send before it is cut off
 CLOSE = (b"connection", b"close")
+LEAST_TAKEN = 65536  # bytes: who takes as many in time may go on, as one who downloads 14 MB over a slow line
 MAX_PIPELINED = 64  # requests of one connection that wait for their turn
 
 
@@ -25,7 +26,7 @@ class Limits:
     max_body: int = 1 << 20
     max_connections: int = 1000
     request_seconds: float = 10.0  # from the connection, or a request's first byte, to its last
-    answer_seconds: float = 60.0  # for a client to take what was written to it
+    answer_seconds: float = 60.0  # for a client to take what was written to it, or `LEAST_TAKEN` of it
     goodbye_seconds: float = 0.5  # for a client to notice that the server stops, or that its request was refused
 
 
@@ -36,12 +37,13 @@ class JoinedWrites:
     still says when a client does not keep up.
     """
 
-    __slots__ = ("_loop", "_transport", "_held", "_size")
+    __slots__ = ("_loop", "_transport", "_held", "_size", "written")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport):
         self._loop, self._transport = loop, transport
         self._held: list[bytes] = []
         self._size = 0
+        self.written = 0  # bytes that the transport was given
 
     def write(self, data: bytes) -> None:
         """Send `data`, at the latest when the event loop is free."""
@@ -58,6 +60,7 @@ class JoinedWrites:
             data = b"".join(self._held)
             self._held, self._size = [], 0
             self._transport.write(data)
+            self.written += len(data)
 
     def close(self) -> None:
         """Close behind what is held."""
@@ -84,7 +87,8 @@ class Protocol(HttpToolsProtocol):
         self.is_in_head = True
         self.bytes_read = self.head_bytes = 0  # of the message that is being read
         self.reading_since: float | None = None
-        self.unread_since: float | None = None
+        self.unread_since: float | None = None  # when the client had taken `taken` bytes, with more waiting for it
+        self.taken = 0
         self.problem: Problem | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -228,10 +232,12 @@ class Protocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Close this connection if its time is over."""
-        if self.transport.get_write_buffer_size() == 0:
+        unread = self.transport.get_write_buffer_size()
+        taken = self.joined.written - unread
+        if unread == 0:
             self.unread_since = None
-        elif self.unread_since is None:
-            self.unread_since = now
+        elif self.unread_since is None or taken >= self.taken + LEAST_TAKEN:
+            self.unread_since, self.taken = now, taken
         elif now - self.unread_since > self.limits.answer_seconds:
             self.transport.abort()  # close() would wait for the client
         late = self.reading_since is not None and now - self.reading_since > self.limits.request_seconds

@@ -240,17 +240,35 @@ def test_who_does_not_finish_a_request_in_time_is_told_so_and_closed(sent):
     with_protocol(scenario, goodbye_seconds=0.01)
 
 
-def test_who_does_not_take_an_answer_is_cut_off():
-    async def endless(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % (64 << 20))]})
-        for _ in range(1024):
-            await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+async def endless(scope, receive, send):
+    """An application that answers with 64 MiB."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % (64 << 20))]})
+    for _ in range(1024):
+        await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
 
+
+async def ask_and_let_it_wait(connect, protocols):
+    """A connection whose answer fills all buffers on its way: its reader and writer."""
+    reader, writer = await connect()
+    while not protocols:
+        await asyncio.sleep(0.01)
+    # small, so that the server soon sees what was taken: by itself the kernel holds megabytes
+    next(iter(protocols)).transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await until_full(protocols)
+    return reader, writer
+
+
+async def until_full(protocols):
+    sent = 0
+    while sent == 0 or sent != next(iter(protocols)).joined.written:
+        sent = next(iter(protocols)).joined.written
+        await asyncio.sleep(0.05)
+
+
+def test_who_does_not_take_an_answer_is_cut_off():
     async def scenario(connect, protocols):
-        _, writer = await connect()
-        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        while not protocols or next(iter(protocols)).transport.get_write_buffer_size() == 0:
-            await asyncio.sleep(0.01)
+        _, writer = await ask_and_let_it_wait(connect, protocols)
         sweep(protocols, 0)
         sweep(protocols, 59)
         await asyncio.sleep(0)
@@ -258,6 +276,23 @@ def test_who_does_not_take_an_answer_is_cut_off():
         sweep(protocols, 61)
         while protocols:
             await asyncio.sleep(0.01)
+        writer.close()
+
+    with_protocol(scenario, endless)
+
+
+@pytest.mark.parametrize(("bytes_a_minute", "is_cut_off"), [(1 << 20, False), (16, True)])
+def test_who_takes_an_answer_slowly_gets_all_of_it_but_not_who_takes_next_to_nothing(bytes_a_minute, is_cut_off):
+    async def scenario(connect, protocols):
+        reader, writer = await ask_and_let_it_wait(connect, protocols)
+        for minute in range(5):
+            sweep(protocols, 61 * minute)
+            await asyncio.sleep(0)
+            if not protocols:
+                break
+            await reader.readexactly(bytes_a_minute)
+            await until_full(protocols)  # what it took makes room for more
+        assert (not protocols) == is_cut_off
         writer.close()
 
     with_protocol(scenario, endless)
