@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.files import PathLike, atomic_write, json_bytes
-from deploy.untrusted import MAX_JSON_BYTES, open_file, read_file, refuse_constant
+from deploy.untrusted import MAX_JSON_BYTES, open_file, parse_json, read_file
 
 EXPORT = Path("work/export")  # where tools/export.py writes to
 DEMO = Path(__file__).resolve().parent / "demo"  # a generator of synthetic faces, to begin with
@@ -124,7 +124,7 @@ def read_manifest(folder: PathLike) -> Manifest:
         )
     try:
         text = read_file(path, MAX_JSON_BYTES, within=path.parent)
-        value = json.loads(text, parse_constant=refuse_constant)
+        value = parse_json(text)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -7,11 +7,13 @@ of terabytes. Standard library only.
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import stat
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from deploy.files import PathLike
 
@@ -57,6 +59,19 @@ def open_file(path: PathLike, within: PathLike | None = None) -> IO[bytes]:
 def refuse_constant(name: str) -> None:
     """`parse_constant` of json.loads, which by itself takes NaN and Infinity. Raises ValueError."""
     raise ValueError(f"{name} is not a JSON number")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """json.loads for what others wrote. Raises ValueError, too, for NaN, Infinity and numbers that a float cannot hold:
+    written again they would be no JSON. RecursionError as json.loads."""
+    return json.loads(text, parse_constant=refuse_constant, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is larger than a number can be")
+    return value
 
 
 def is_finite_number(value: object) -> bool:

@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from deploy.files import LITTER, PathLike, aside_name, json_bytes, make_folders, sync_folder
-from deploy.untrusted import UnsafeFileError, read_file, refuse_constant
+from deploy.untrusted import UnsafeFileError, parse_json, read_file
 
 from ..errors import CheckpointError
 
@@ -111,7 +111,7 @@ def read_state(folder: PathLike) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise CheckpointError(f"{folder} is not a checkpoint: it holds no {STATE_FILE}")
     try:
-        state = json.loads(_read(path, MAX_STATE_BYTES), parse_constant=refuse_constant)
+        state = parse_json(_read(path, MAX_STATE_BYTES))
         checksum = _state_checksum(state) if isinstance(state, dict) else None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None

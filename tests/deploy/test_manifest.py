@@ -152,6 +152,13 @@ ABSURD = {
 }
 
 
+def test_a_number_that_no_float_can_hold_is_refused(export):
+    path = export.folder / "manifest.json"
+    path.write_text(path.read_text("utf-8").replace('"config": {', '"config": {"huge": 1e999, '), "utf-8")
+    with pytest.raises(ModelError, match=r"manifest.json is damaged: .*1e999 is larger than a number can be"):
+        read_manifest(export.folder)
+
+
 @pytest.mark.parametrize("change", ABSURD.values(), ids=ABSURD.keys())
 def test_absurd_values_are_refused_with_the_path(export, change):
     edit(export, change)
