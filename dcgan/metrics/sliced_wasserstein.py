@@ -40,7 +40,8 @@ def _pyramid_level(images_uint8: np.ndarray, level: int) -> np.ndarray:
         current = np.stack([cv2.pyrDown(image) for image in current])
     if current.shape[1] <= SMALLEST_LEVEL:
         return current
-    return current - np.stack([cv2.pyrUp(cv2.pyrDown(image)) for image in current])
+    size = current.shape[2], current.shape[1]  # an odd side would come back one pixel larger
+    return current - np.stack([cv2.pyrUp(cv2.pyrDown(image), dstsize=size) for image in current])
 
 
 def _patch_distance(real: np.ndarray, fake: np.ndarray, level: int, stream: int) -> float:

@@ -49,6 +49,12 @@ def test_images_of_16_pixels_have_one_level(faces):
     assert list(sliced_wasserstein(*small)) == ["16", "mean"]
 
 
+def test_images_whose_levels_have_an_odd_side_are_measured_too(faces, spoil):
+    real, other = (np.ascontiguousarray(images[:, :, :50, :50]) for images in faces)
+    sharp, blurred = (sliced_wasserstein(real, images) for images in (other, spoil["blur"](other, 1.0)))
+    assert list(sharp) == ["50", "25", "13", "mean"] and blurred["50"] > 2 * sharp["50"]
+
+
 def test_sets_of_different_shape_are_refused(faces):
     with pytest.raises(ValueError, match=r"\[128, 3, 64, 64\] and \[5, 3, 64, 64\]"):
         sliced_wasserstein(faces[0], faces[1][:5])
