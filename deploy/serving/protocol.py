@@ -159,6 +159,10 @@ class Protocol(HttpToolsProtocol):
         self.is_in_head = False
         if self.parser.get_http_version() not in ("1.1", "1.0"):  # the parser takes 0.9 and 2.0 too
             raise ValueError("another version")
+        if self.parser.should_upgrade() and self._announces_body():
+            # The parser ends a request that asks for another protocol at its head: its body would be the next request.
+            self.problem = Problem(400, "a body behind an Upgrade header is not read: send the request without it")
+            raise ValueError("a body with Upgrade")
         if len(self.pipeline) >= MAX_PIPELINED:
             self.problem = Problem(429, f"more than {MAX_PIPELINED} requests were sent without waiting for an answer")
             raise ValueError("too many")
@@ -168,6 +172,11 @@ class Protocol(HttpToolsProtocol):
             self.running = self.cycle
         if self.is_draining or not self.cycle.keep_alive:
             self._close_after(self.cycle)
+
+    def _announces_body(self) -> bool:
+        """Whether a body follows the head that was just read."""
+        names = (b"content-length", b"transfer-encoding")
+        return any(name in names and value.strip() != b"0" for name, value in self.headers)
 
     @staticmethod
     def _close_after(cycle: Any) -> None:
@@ -242,8 +251,12 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()  # close() would wait for the client
         late = self.reading_since is not None and now - self.reading_since > self.limits.request_seconds
         if late and not self.transport.is_closing() and not self.is_refused:
-            if self.is_answered_early or not self.is_in_message:  # a connection that was opened and never used
+            is_answering = self.running is not None and not self.running.response_complete
+            if self.is_answered_early:
                 self.transport.close()
+            elif not self.is_in_message:  # opened and never used, or an empty line behind a request
+                if not is_answering:
+                    self.transport.close()
             else:
                 seconds = f"{self.limits.request_seconds:g}"
                 self.problem = Problem(408, f"a whole request was expected within {seconds} s")

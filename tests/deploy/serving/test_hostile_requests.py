@@ -176,6 +176,19 @@ def test_a_body_without_end_is_refused_after_a_bounded_number_of_bytes(server):
     check_raw(server.say(announced), "announced", 413)
 
 
+@pytest.mark.parametrize("framing", ["content-length: 31", "transfer-encoding: chunked"])
+def test_a_body_behind_an_upgrade_is_no_request_of_its_own(server, framing):
+    head = f"POST /v1/faces HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n{framing}\r\n\r\n"
+    answer = server.say(head.encode() + b"GET / HTTP/1.1\r\nhost: x\r\n\r\n\r\n")
+    check_raw(answer, framing, 400)
+    assert b"Upgrade" in answer and answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_an_upgrade_without_a_body_is_answered_in_http_1_1(server):
+    answer = server.say(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
 def test_a_packed_body_is_refused_unread(server):
     answer = server.request("POST", "/v1/faces", b"\x1f\x8b", {"content-encoding": "gzip"})
     assert answer.status == 415
@@ -293,6 +306,19 @@ def test_who_takes_an_answer_slowly_gets_all_of_it_but_not_who_takes_next_to_not
             await reader.readexactly(bytes_a_minute)
             await until_full(protocols)  # what it took makes room for more
         assert (not protocols) == is_cut_off
+        writer.close()
+
+    with_protocol(scenario, endless)
+
+
+def test_an_empty_line_behind_a_request_does_not_end_its_answer():
+    async def scenario(connect, protocols):
+        reader, writer = await ask_and_let_it_wait(connect, protocols)
+        writer.write(b"\r\n")
+        await asyncio.sleep(0.05)
+        sweep(protocols, 11)
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(32 << 20)
         writer.close()
 
     with_protocol(scenario, endless)
