@@ -8,6 +8,10 @@ export class Favourites {
 
   constructor(modelId) {
     this.#name = `dcgan-favourites-${modelId}`;
+    this.#read();
+  }
+
+  #read() {
     try {
       const found = JSON.parse(localStorage.getItem(this.#name) ?? "[]");
       this.#faces = found.filter((f) => typeof f?.face === "string" && Number.isFinite(f.wild));
@@ -27,8 +31,10 @@ export class Favourites {
 
   /** Keep a face, or let go of one that is kept. */
   toggle({ face, wild }) {
-    if (this.has({ face, wild })) this.#faces = this.#faces.filter((f) => f.face !== face || f.wild !== wild);
-    else this.#faces.push({ face, wild });
+    const isKept = this.has({ face, wild });
+    if (this.isStored) this.#read(); // another tab may have kept some, or let go of some
+    this.#faces = this.#faces.filter((f) => f.face !== face || f.wild !== wild);
+    if (!isKept) this.#faces.push({ face, wild });
     try {
       localStorage.setItem(this.#name, JSON.stringify(this.#faces));
     } catch {

@@ -1,5 +1,6 @@
 // What is shown, kept equal to the link in the browser's address bar, and who wants to know when it changes.
 
+import { isAddress } from "./face.js";
 import { readLink, writeLink } from "./link.js";
 
 const REST = 300; // milliseconds without a change before the link follows: browsers allow few rewrites per second
@@ -22,8 +23,14 @@ export class Page {
     listener(this.state);
   }
 
-  /** Change parts of the state. With `isNew`, the browser's Back button leads to what was before. */
+  /**
+   * Change parts of the state. With `isNew`, the browser's Back button leads to what was before. A face that has become
+   * too long for an address, as after fourteen blends with itself, is not taken.
+   */
   set(changes, isNew = false) {
+    const faces = ["face", "a", "b"].filter((name) => name in changes);
+    const canBeRead = faces.every((name) => isAddress(changes[name], this.model.directions.length));
+    if (!canBeRead) changes = {}; // what shows the state goes back to it
     if (isNew) this.#writeLink();
     Object.assign(this.state, changes);
     if (isNew && writeLink(this.state) !== location.hash) history.pushState(null, "", writeLink(this.state));

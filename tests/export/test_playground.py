@@ -423,6 +423,17 @@ def test_the_way_between_two_faces_is_the_arc(page, playground):
     assert np.array_equal(*pixels(page, "#face-a, #face-b"))
 
 
+def test_a_face_blended_with_itself_for_ever_stays_one_that_the_link_can_say(page):
+    show(page, "#tool=between&a=3&b=9&t=0.5")
+    for click in range(20):
+        page.click(f"#use-{'ab'[click % 2]}")
+    idle(page)
+    assert page.problems == []
+    shown = pixels(page)
+    again = show(page, page.evaluate("location.hash"))
+    assert np.array_equal(pixels(again), shown) and page.evaluate("location.hash.length") > 5000
+
+
 def test_sliders_move_the_face_along_the_directions(page, playground):
     page.click("#tab-directions")
     directions = np.array(json.loads((playground / "directions.json").read_text())["directions"], np.float32)
@@ -497,6 +508,24 @@ def test_favourites_are_kept_have_children_and_are_let_go(opened):
     page.go_back()
     page.click("#forget")
     assert page.locator("#kept button").count() == 0 and "No favourites yet" in page.inner_text("#kept-hint")
+
+
+def test_favourites_kept_in_two_tabs_at_once_are_all_kept(opened):
+    page = opened("#face=7")
+    other = page.context.new_page()
+    other.goto(page.url.replace("face=7", "face=42"))
+    idle(other)
+    page.click("#keep")
+    other.click("#keep")
+    for each in (page, other):
+        each.reload()
+        each.click("#tab-kept")
+        idle(each)
+        assert each.locator("#kept button").count() == 2
+    page.click("#keep")  # lets go of one, and not of what the other tab kept
+    other.reload()
+    idle(other)
+    assert other.locator("#kept button").count() == 1
 
 
 DENIED = (
