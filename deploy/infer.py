@@ -94,10 +94,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     where.add_argument(
         "--out", type=named_path, help="folder (default: work/generate) or video (.../walk.mp4), .mp4 or .gif"
     )
-    where.add_argument("--format", choices=("png", "jpg", "npz"), default="png", help="npz: one file (default: png)")
-    where.add_argument(
-        "--grid", action=argparse.BooleanOptionalAction, default=True, help="grid.png of the first 100 (default: yes)"
-    )
+    where.add_argument("--format", choices=("png", "jpg", "npz"), help="npz: one file (default: png)")
+    where.add_argument("--grid", action=argparse.BooleanOptionalAction, help="grid.png of the first 100 (default: yes)")
     how = parser.add_argument_group("how")
     how.add_argument("--backend", choices=BACKENDS, default="auto", help="(default: auto: onnxruntime, else paddle)")
     how.add_argument(
@@ -127,6 +125,13 @@ def _complete(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
             setattr(arguments, name, default)
         elif arguments.interpolate is None:
             parser.error(f"--{name} is for a video: it needs --interpolate")
+    for name, default in {"format": "png", "grid": True}.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+        elif modes in (["verify"], ["interpolate"]):
+            parser.error(f"--{name} is for images: --{modes[0]} writes none")
+    if arguments.verify and arguments.out is not None:
+        parser.error("--verify writes nothing: --out is not for it")
     if arguments.seeds is not None and (arguments.n is not None or arguments.seed is not None):
         parser.error("--seeds excludes --n and --seed")
     if arguments.interpolate is not None:

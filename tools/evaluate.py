@@ -114,6 +114,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     start_logging(args.log_level)
+    if not args.inception and (args.inception_range or args.inception_output):
+        raise ValueError("--inception-range and --inception-output are of a feature network: they need --inception")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, received {args.batch_size}")
 
