@@ -49,7 +49,7 @@ def _setting(
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run. Defaults are those of the tutorial's code, but for the averaged generator, the
-    generator's first weights, two distances in its loss, the learning rate and the augmentation, which make better
+    generator's first weights, three distances in its loss, the learning rate and the augmentation, which make better
     faces of as many images: docs/quality.md."""
 
     data: str = _setting(
@@ -105,6 +105,14 @@ class TrainConfig:
         "optimisation",
         "weight, in the generator's loss, of the distance between generated and real images in texture: faint grain, "
         "which the discriminator is slow to notice (docs/quality.md); 0: none",
+        0.0,
+        1e6,
+    )
+    structure_weight: float = _setting(
+        0.0,
+        "optimisation",
+        "weight, in the generator's loss, of the distance between generated and real images in structure, window by "
+        "window: poses and features, which vary too little without it (docs/quality.md); 0: none",
         0.0,
         1e6,
     )

@@ -72,6 +72,7 @@ class DCGAN(AdversarialModel):
             precise_bn=config.precise_bn,
             energy_weight=config.energy_weight,
             texture_weight=config.texture_weight,
+            structure_weight=config.structure_weight,
             precision=self.compute.precision,
             sampling_kernels=self.compute.sampling_kernels(),
         )

@@ -50,12 +50,22 @@ LARGEST_SMALL = 64_000  # images; with more, five epochs show as many
 # (docs/quality.md).
 MOST_SHOWINGS = 24
 STRONG_AUGMENTATION = {"diffaugment": "translation,cutout", "translation_ratio": 0.125}
+# Those shown less often: faces that differ from each other nearly as real ones do; not measured in longer runs.
+STRUCTURE = {"lr": 5e-4, "lr_d": 2.5e-4, "structure_weight": 25.0}
+
+# Parts of the loss that compare the images of a batch with each other: one image alone has nothing to be compared with.
+COMPARISONS = ("energy_weight", "texture_weight", "structure_weight")
 
 # What --help adds to the defaults of settings that `fitted_to` chooses.
 FITTED_HELP = {
     **{name: f"{value} up to {LARGEST_SMALL:,} images" for name, value in SMALL_DATA.items()},
     "epochs": f"up to {LARGEST_SMALL:,} images as many as show {IMAGES_SHOWN:,}",
     **{name: f"{value} for images shown over {MOST_SHOWINGS} times" for name, value in STRONG_AUGMENTATION.items()},
+    **{
+        name: f"{value} for up to {LARGEST_SMALL:,} images shown at most {MOST_SHOWINGS} times"
+        for name, value in STRUCTURE.items()
+    },
+    "lr": f"{SMALL_DATA['lr']} for up to {LARGEST_SMALL:,} images shown over {MOST_SHOWINGS} times",
 }
 
 
@@ -64,9 +74,9 @@ def fitted_to(image_count: int, batches: int = 1, chosen: Mapping[str, Any] = Ma
 
     Small data sets get more epochs, smaller steps and smaller networks, so that 300 images and 10,000 are learned from
     for equally many iterations. From four images on an iteration takes at most half of them: some files may turn out to
-    be none. Images that are shown often are augmented more.
+    be none. Images that are shown often are augmented more, and few that are not are compared in structure.
     Args: image_count - files that seem to be images.  batches - that an iteration takes: discriminator steps times
-          processes.  chosen - what the user did choose: epochs, steps and batch_size count here.
+          processes.  chosen - what the user did choose: epochs, steps, batch_size and lr count here.
     Raises ValueError if there are no images.
     """
     if image_count < 1:
@@ -77,10 +87,13 @@ def fitted_to(image_count: int, batches: int = 1, chosen: Mapping[str, Any] = Ma
     epochs = max(TrainConfig.epochs, math.ceil(shown / image_count))
     length = {"epochs": epochs, "batch_size": batch_size, "steps": 0, **chosen}
     showings = length["steps"] * length["batch_size"] * batches / image_count or length["epochs"]
+    structure = STRUCTURE if recipe is SMALL_DATA else {}
+    if "lr" in chosen:  # then it is that of both networks
+        structure = {name: value for name, value in structure.items() if name != "lr_d"}
     return {
         **recipe,
         "epochs": epochs,
         "batch_size": batch_size,
-        **(STRONG_AUGMENTATION if showings > MOST_SHOWINGS else {}),
-        **({"energy_weight": 0.0, "texture_weight": 0.0} if batch_size < 2 else {}),
+        **(STRONG_AUGMENTATION if showings > MOST_SHOWINGS else structure),
+        **(dict.fromkeys(COMPARISONS, 0.0) if batch_size < 2 else {}),
     }

@@ -20,7 +20,7 @@ from ..networks.kernels import PADDLE_KERNELS
 from ..networks.modes import frozen
 from .augment import Augmentation
 from .ema import update_average
-from .energy_distance import energy_distance, texture_distance
+from .energy_distance import energy_distance, structure_distance, texture_distance
 from .hapi import Scalar, check_images
 from .losses import OBJECTIVES, Objective
 from .lr_schedule import Schedule
@@ -73,7 +73,7 @@ class AdversarialModel(TwoNetworkModel):
         self.scalars["score_fake"] = nn.functional.sigmoid(fake_logits.detach()).mean()
 
     def generator_step(self, real: paddle.Tensor, fake: paddle.Tensor) -> None:
-        """Teach the generator images that the discriminator takes for real, and the colours, layout and texture of
+        """Teach the generator images that the discriminator takes for real, and the colours, texture and structure of
         `real`; `fake` [N, C, H, W] with its graph."""
         with frozen(self.discriminator):
             loss = self.losses.generator(self._logits(self._augmented(fake)))
@@ -81,6 +81,8 @@ class AdversarialModel(TwoNetworkModel):
                 loss = loss + self.energy_weight * energy_distance(fake, real)
             if self.texture_weight:
                 loss = loss + self.texture_weight * texture_distance(fake, real)
+            if self.structure_weight:
+                loss = loss + self.structure_weight * structure_distance(fake, real)
             self._backward_and_step("generator", loss)
         self.scalars["loss_g"] = loss.detach()
 
@@ -169,6 +171,7 @@ class AdversarialModel(TwoNetworkModel):
         precise_bn: bool = False,
         energy_weight: float = 0.0,
         texture_weight: float = 0.0,
+        structure_weight: float = 0.0,
         sampling_kernels: Any = PADDLE_KERNELS,
     ) -> None:
         """Say how the networks learn. Without optimizers the model can only sample.
@@ -177,7 +180,7 @@ class AdversarialModel(TwoNetworkModel):
               d_steps - discriminator steps per iteration; an iteration takes d_steps batches, handed over as one.
               g_steps - generator steps per iteration.  precise_bn - whether a generator that is not averaged, too, is
               given BatchNorm statistics of its own weights before it samples or is saved; the averaged one always is.
-              energy_weight, texture_weight - of two distances in the generator's loss, see energy_distance.py.
+              energy_weight, texture_weight, structure_weight - of parts of the generator's loss: energy_distance.py.
               sampling_kernels - what computes the generator while it samples, see dcgan.networks.kernels.
         Raises ValueError as TwoNetworkModel's, and for losses that are no Objective and fewer steps than one.
         """
@@ -193,7 +196,7 @@ class AdversarialModel(TwoNetworkModel):
             optimizer.set_lr(rate)  # the schedule until now has changed it
         self.losses, self.d_steps, self.g_steps = losses, d_steps, g_steps
         self.augment, self.schedule = augment, schedule
-        self.energy_weight, self.texture_weight = energy_weight, texture_weight
+        self.energy_weight, self.texture_weight, self.structure_weight = energy_weight, texture_weight, structure_weight
         self._learning_rates = {name: optimizer.get_lr() for name, optimizer in self._optimizers().items()}
 
     def fit(self, train_data: Any = None, *args: Any, **kwargs: Any) -> None:

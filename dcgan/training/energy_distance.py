@@ -1,8 +1,9 @@
-"""How far generated images are from real ones in colour, coarse layout and texture: parts of the generator's loss.
+"""How far generated images are from real ones in colour, texture and structure: parts of the generator's loss.
 
 A discriminator with BatchNorm does not see what all images of a batch share: it gives a batch of twice the contrast the
-same logits, and a faint grain over everything is of little weight to it (docs/quality.md). These distances teach the
-generator both, and add no network.
+same logits, and a faint grain over everything is of little weight to it. It also judges each image by itself, and a
+generator whose faces all look straight ahead satisfies it (docs/quality.md). These distances teach the generator all
+three, and add no network.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from paddle.nn import functional as F  # noqa: N812 - the field's usual name
 
 SIDES = (8, 4)  # pixels, each a multiple of the next: what hair, skin, background and clothes look like from afar
 BLOCK = 4  # pixels of height and width in which texture is averaged
+WINDOW = 8  # pixels of height and width that are compared in structure
+LARGEST = 64  # pixels of height and width; larger images are shrunk first: a window holds an eye, or half a face
+_LUMA = (0.299, 0.587, 0.114)  # of R, G and B in brightness (ITU-R BT.601)
+_FLAT = 0.05  # standard deviation of brightness, in [-1, 1], below which a window fades towards one without structure
 _LEVEL = 1 / 127.5  # of 256 levels, in [-1, 1]
 _ZERO = 1e-4  # for a distance of 0, at which the root has no slope
 
@@ -43,6 +48,37 @@ def texture_distance(fake: Tensor, real: Tensor) -> Tensor:
     return _energy(_log_roughness(fake), _log_roughness(real))
 
 
+def structure_distance(fake: Tensor, real: Tensor) -> Tensor:
+    """Energy distance of two batches in the structure of small windows, window by window, averaged: float32, a scalar.
+
+    A window is the brightness of 8 x 8 pixels with its mean taken off and divided by its standard deviation, as the
+    structure term of SSIM compares them (Wang et al. 2004, sec. III B): where eyes, nose and mouth are, which way a
+    face looks, not how bright it is. The windows lie in two grids, half a window apart, at full size (at most 64
+    pixels) and at half of it. Each is compared with the same one of other images, so that generated images differ from
+    each other at each place as much as real ones do.
+    Args: as those of `energy_distance`; H = W, a power of two.
+    """
+    windows = _windows(paddle.concat([fake.astype("float32"), real.astype("float32")]))
+    distances = _distances(windows, windows)  # [L, N + M, N + M]
+    count = fake.shape[0]
+    within = _pairs(distances[:, :count, :count]) + _pairs(distances[:, count:, count:])
+    return (2 * distances[:, :count, count:].mean([1, 2]) - within).mean()
+
+
+def _windows(images: Tensor) -> Tensor:
+    """The normalised windows of N images, place by place: [L, N, 64]."""
+    luma = F.conv2d(images, paddle.to_tensor(_LUMA).reshape([1, 3, 1, 1]))
+    large = F.avg_pool2d(luma, max(1, luma.shape[2] // LARGEST))
+    found = []
+    for level in (large, F.avg_pool2d(large, 2)):
+        for margin in (0, WINDOW // 2) if level.shape[2] > WINDOW else (0,):
+            inner = level[:, :, margin : level.shape[2] - margin, margin : level.shape[3] - margin]
+            found.append(F.unfold(inner, WINDOW, strides=WINDOW).transpose([2, 0, 1]))
+    windows = paddle.concat(found)
+    windows = windows - windows.mean(2, keepdim=True)
+    return windows * paddle.rsqrt((windows * windows).mean(2, keepdim=True) + _FLAT**2)
+
+
 def _log_roughness(images: Tensor) -> Tensor:
     images = images.astype("float32")
     roughness = paddle.abs(images - F.avg_pool2d(images, 3, 1, 1)).mean(1, keepdim=True)
@@ -51,16 +87,16 @@ def _log_roughness(images: Tensor) -> Tensor:
 
 def _energy(x: Tensor, y: Tensor) -> Tensor:
     """Energy distance of the rows of x [N, K] and of y [M, K]."""
-    return 2 * _distances(x, y).mean() - _mean_of_pairs(x) - _mean_of_pairs(y)
+    return 2 * _distances(x, y).mean() - _pairs(_distances(x, x)) - _pairs(_distances(y, y))
 
 
-def _mean_of_pairs(x: Tensor) -> Tensor:
-    """Mean distance of two different rows of x [N, K]."""
-    count = x.shape[0]
-    return (_distances(x, x).sum() - count * _ZERO) / max(1, count * (count - 1))
+def _pairs(distances: Tensor) -> Tensor:
+    """Mean of [..., N, N] distances without the diagonal, on which each row meets itself: [...]."""
+    count = distances.shape[-1]
+    return (distances.sum([-2, -1]) - count * _ZERO) / max(1, count * (count - 1))
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Root mean square difference of each row of x [N, K] from each of y [M, K]: [N, M]."""
-    squares = (x**2).sum(1, keepdim=True) + (y**2).sum(1) - 2 * x @ y.T
-    return paddle.sqrt(paddle.clip(squares / x.shape[1], min=_ZERO**2))
+    """Root mean square difference of each row of x [..., N, K] from each of y [..., M, K]: [..., N, M]."""
+    squares = (x * x).sum(-1).unsqueeze(-1) + (y * y).sum(-1).unsqueeze(-2) - 2 * paddle.matmul(x, y, transpose_y=True)
+    return paddle.sqrt(paddle.clip(squares / x.shape[-1], min=_ZERO**2))

@@ -64,7 +64,9 @@ def test_a_resumed_run_with_this_option_ends_in_the_same_bits_and_the_option_cou
 
 
 @pytest.mark.parametrize(
-    "setting", [{"loss": "lsgan"}, {"init": "normal"}, {"beta1": 0.9}, {"beta2": 0.9}, {"texture_weight": 0.0}], ids=str
+    "setting",
+    [{"loss": "lsgan"}, {"init": "normal"}, {"beta1": 0.9}, {"beta2": 0.9}, {"structure_weight": 0.0}],
+    ids=str,
 )
 def test_a_setting_reaches_the_weights(build, images, setting):
     """Two iterations: in the first, Adam's step does not depend on its betas."""
@@ -77,11 +79,12 @@ def test_a_setting_reaches_the_weights(build, images, setting):
     assert changed(*weights)
 
 
-def test_the_texture_distance_counts_by_its_weight(build, images, monkeypatch):
+@pytest.mark.parametrize("part", ["energy", "texture", "structure"])
+def test_a_distance_counts_by_its_weight(build, images, monkeypatch, part):
     losses = []
     for distance in (0.0, 7.0):
-        monkeypatch.setattr(adversarial_model, "texture_distance", lambda fake, real, d=distance: paddle.to_tensor(d))
-        model = build(texture_weight=3.0)
+        monkeypatch.setattr(adversarial_model, f"{part}_distance", lambda fake, real, d=distance: paddle.to_tensor(d))
+        model = build(**{f"{part}_weight": 3.0})
         model.train_batch([images[:8]])
         losses.append(float(model.scalars["loss_g"]))
     assert losses[1] - losses[0] == pytest.approx(21.0, rel=1e-4)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from dcgan.config import TrainConfig
-from dcgan.presets import PRESETS, fitted_to
+from dcgan.presets import COMPARISONS, PRESETS, fitted_to
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 
@@ -24,7 +24,7 @@ def test_tutorial_preset_is_the_tutorials_text():
 
 def test_the_tutorial_preset_uses_no_option_that_the_tutorial_does_not_have():
     config = TrainConfig.from_mapping(PRESETS["tutorial"])
-    assert (config.init, config.energy_weight, config.texture_weight) == ("normal", 0.0, 0.0)
+    assert (config.init, *(getattr(config, name) for name in COMPARISONS)) == ("normal", 0.0, 0.0, 0.0)
     assert (config.flip, config.loss, config.lr, config.lr_d, config.beta1, config.beta2) == (
         *(False, "bce", 2e-4, 0.0),
         *(0.5, 0.999),
@@ -55,7 +55,9 @@ def test_small_data_sets_get_more_epochs_smaller_steps_and_smaller_networks(imag
     fitted = fitted_to(image_count)
     small = {"base_channels": 32, "lr": 3.5e-4, "ema": 0.9995} if image_count <= 64_000 else {}
     strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if epochs > 24 else {}
-    alone = {"energy_weight": 0.0, "texture_weight": 0.0} if batch_size == 1 else {}  # they compare images of a batch
+    if image_count <= 64_000 and not strong:
+        small.update(lr=5e-4, lr_d=2.5e-4, structure_weight=25.0)
+    alone = dict.fromkeys(COMPARISONS, 0.0) if batch_size == 1 else {}
     assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong, **alone}
     TrainConfig(**fitted).validate()
 
@@ -87,6 +89,20 @@ def test_images_that_are_shown_often_are_augmented_more(image_count, chosen, is_
     config = TrainConfig(**fitted_to(image_count, chosen=chosen))
     strong = ("translation,cutout", 0.125)
     assert ((config.diffaugment, config.translation_ratio) == strong) == is_strong
+
+
+@pytest.mark.parametrize(
+    ("image_count", "chosen", "rates", "weight"),
+    [
+        (10_000, {"steps": 4000}, (5e-4, 2.5e-4), 25.0),
+        (10_000, {"steps": 4000, "lr": 2e-4}, (5e-4, 0.0), 25.0),  # the explicit rate comes on top, for both networks
+        (10_000, {}, (3.5e-4, 0.0), 0.0),  # each is shown 32 times
+        (202_599, {}, (5e-4, 0.0), 0.0),
+    ],
+)
+def test_few_images_that_are_shown_seldom_are_compared_in_structure(image_count, chosen, rates, weight):
+    config = TrainConfig(**fitted_to(image_count, chosen=chosen))
+    assert ((config.lr, config.lr_d), config.structure_weight) == (rates, weight)
 
 
 def test_there_is_no_run_fitted_to_no_images():

@@ -86,6 +86,7 @@ def paddle_step(batch_size: int, base_channels: int, image_size: int, threads: i
         diffaugment="",
         energy_weight=0.0,
         texture_weight=0.0,
+        structure_weight=0.0,
         device="cpu",
         **settings,
     )

@@ -1,4 +1,4 @@
-"""The two distances of the generator's loss against their formulas in float64, and what they are there for."""
+"""The three distances of the generator's loss against their formulas in float64, and what they are there for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from dcgan.training.energy_distance import energy_distance, texture_distance
+from dcgan.training.energy_distance import energy_distance, structure_distance, texture_distance
 
 
 @pytest.fixture
@@ -41,6 +41,22 @@ def log_roughness(images):
     return np.log(block_means(roughness.mean(1, keepdims=True), 4) + 1 / 255)
 
 
+def windows(images):
+    """Window by window: [N, 64] each, of two grids half a window apart, at both sizes."""
+    luma = np.einsum("nchw,c->nhw", images, [0.299, 0.587, 0.114])
+    if luma.shape[1] > 64:
+        luma = block_means(luma[:, None], luma.shape[1] // 64)[:, 0]
+    for level in (luma, block_means(luma[:, None], 2)[:, 0]):
+        side = level.shape[1]
+        for first in (0, 4):
+            for top in range(first, side - 7, 8):
+                for left in range(first, side - 7, 8):
+                    if max(top, left) + 8 <= side - first:
+                        window = level[:, top : top + 8, left : left + 8].reshape(len(images), -1)
+                        window = window - window.mean(1, keepdims=True)
+                        yield window / np.sqrt((window**2).mean(1, keepdims=True) + 0.05**2)
+
+
 def of(distance, x, y):
     return distance(paddle.to_tensor(x.astype(np.float32)), paddle.to_tensor(y.astype(np.float32))).item()
 
@@ -55,7 +71,23 @@ def test_the_distance_in_texture_is_its_formula(batches):
     assert of(texture_distance, *batches) == pytest.approx(expected, abs=2e-4)
 
 
-@pytest.mark.parametrize("distance", [energy_distance, texture_distance])
+@pytest.mark.parametrize(("side", "count"), [(16, 6), (32, 30), (128, 138)])
+def test_the_distance_in_structure_is_its_formula(side, count):
+    random = np.random.default_rng(3)
+    batches = [np.cumsum(random.normal(0, 0.2, [n, 3, side, side]), 3) for n in (3, 4)]
+    pairs = list(zip(*map(windows, batches)))
+    assert len(pairs) == count
+    assert of(structure_distance, *batches) == pytest.approx(np.mean([energy(*pair) for pair in pairs]), abs=2e-4)
+
+
+def test_structure_is_where_things_are_and_not_how_bright():
+    random = np.random.default_rng(4)
+    real = np.repeat(random.uniform(-1, 1, [64, 1, 32, 32]), 3, 1)
+    assert abs(of(structure_distance, 0.6 * real[:32] + 0.3, real[32:])) < 0.01
+    assert of(structure_distance, real[:32] * 0.1 + real[:1] * 0.9, real[32:]) > 0.3  # one face in 32 shades
+
+
+@pytest.mark.parametrize("distance", [energy_distance, texture_distance, structure_distance])
 def test_there_is_a_gradient_at_images_that_are_equal(distance):
     one = paddle.zeros([3, 3, 16, 16])
     one.stop_gradient = False
