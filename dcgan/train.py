@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -112,6 +113,9 @@ def train(
         log.info("Nothing left to do: %d iterations are done of %d. More with --epochs or --steps.", done, last_step)
         return Result(Path(process_group.broadcast(resume and str(place_of(resume)))), done, None)
     folder = shared_folder(config, resume, process_group)
+    if Path(config.out) != folder.path.parent:
+        log.info("This run goes on in its own folder: --out %s is for new ones", config.out)
+        config = dataclasses.replace(config, out=str(folder.path.parent))
     stopper = SignalStop(process_group)
     try:
         if process_group.is_rank_zero:
@@ -244,6 +248,7 @@ def _fit(session: _Session, state: dict[str, Any], stopper: SignalStop) -> None:
             "processes": process_group.size,
             "compute": model.compute.to_json(),
             **{name: measure() for name, measure in measures.items()},
+            "measured_step": quality.measured_step,
         }
 
     epochs = model.epoch + math.ceil((model.epoch_step + last_step - model.global_step) / len(loader))
@@ -315,11 +320,11 @@ def _versions() -> str:
     found["opencv"] = cv2.__version__
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():
-        answer = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-        )
-        if answer.returncode == 0:
-            found["commit"] = answer.stdout.strip()
+        describe = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+        with contextlib.suppress(OSError):  # a container may have the checkout and no git
+            answer = subprocess.run(describe, capture_output=True, text=True, check=False)
+            if answer.returncode == 0:
+                found["commit"] = answer.stdout.strip()
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 

@@ -27,7 +27,7 @@ from typing import Any, Optional
 from dcgan.config import TrainConfig, help_text, read_config, with_default_data
 from dcgan.environment import command, export_command
 from dcgan.errors import ProjectError
-from dcgan.presets import FITTED_HELP, PRESETS, fitted_to
+from dcgan.presets import COMPARISONS, FITTED_HELP, PRESETS, fitted_to
 from dcgan.selftest import kill_count
 from dcgan.selftest import report as report_resume
 from tools.console import add_log_level, open_in_browser, run, start_logging
@@ -139,6 +139,8 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 def _settings(arguments: dict, explicit: dict, processes: int) -> tuple:
     """The config of the run, and the checkpoint to continue from or None."""
+    if "epochs" in explicit:
+        explicit.setdefault("steps", 0)  # the latest word on the length of the run counts, whatever it is taken from
     if arguments["resume"] is not None:
         if arguments["preset"] or arguments["config"]:
             raise ProjectError("--resume takes its settings from the run: leave out --preset and --config")
@@ -146,8 +148,6 @@ def _settings(arguments: dict, explicit: dict, processes: int) -> tuple:
         from dcgan.runs.find_checkpoint import find_checkpoint
 
         found = find_checkpoint(arguments["resume"] or explicit.get("out", TrainConfig.out))
-        if "epochs" in explicit:
-            explicit.setdefault("steps", 0)  # the latest word on the length of the run counts
         return dataclasses.replace(saved_config(found), **explicit), found
     return _new_config(arguments, explicit, processes), None
 
@@ -166,12 +166,14 @@ def _new_config(arguments: dict, explicit: dict, processes: int) -> TrainConfig:
     if name in (None, "default") and not saved:
         from dcgan.dry_run import count_images
 
+        asked.validate()  # before anything is computed from it
         settings = {**fitted_to(count_images(asked), asked.d_steps * processes, explicit), **settings}
     config = TrainConfig.from_mapping(settings)
-    if config.batch_size == 1 and (config.energy_weight or config.texture_weight):
+    if config.batch_size == 1 and any(getattr(config, name) for name in COMPARISONS):
+        flags = " ".join(f"--{name.replace('_', '-')} 0" for name in COMPARISONS)
         raise ProjectError(
-            "--batch-size must be at least 2, received 1: two parts of the loss compare the images of a batch with "
-            "each other. For batches of one, add --energy-weight 0 --texture-weight 0"
+            "--batch-size must be at least 2, received 1: parts of the loss compare the images of a batch with each "
+            f"other. For batches of one, add {flags}"
         )
     return config
 

@@ -110,11 +110,17 @@ def last_healthy(checkpoints: Sequence[Path]) -> Path | None:
 def best(checkpoints: Sequence[Path]) -> Path | None:
     """The checkpoint with the smallest `swd` to the training images; the earlier of two equals.
 
-    Only those count whose distance was measured by the same protocol as that of the newest that has one.
+    Only those count whose own images were measured, by the same protocol as those of the newest of them. One that was
+    saved between two measurements holds the figures of the earlier.
     """
-    extras = [(extra, path) for path in checkpoints if type((extra := _extra_of(path)).get("swd")) in (int, float)]
+    extras = [(extra, path) for path in checkpoints if _is_measured(extra := _extra_of(path), step_of(path))]
     alike = [(extra["swd"], path) for extra, path in extras if extra.get("protocol") == extras[-1][0].get("protocol")]
     return min(alike)[1] if alike else None
+
+
+def _is_measured(extra: dict[str, Any], step: int) -> bool:
+    """Whether a checkpoint holds figures of its own; older ones do not say of which step theirs are."""
+    return type(extra.get("swd")) in (int, float) and extra.get("measured_step", step) == step
 
 
 def _extra_of(checkpoint: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class RunFolder:
         if root.exists() and not root.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "--out must be a folder, this is a file", str(root))
         make_folders(root)
-        label = re.sub(r"[^\w.-]+", "-", data_name).strip("-.") or "data"
+        label = re.sub(r"[^\w.-]+", "-", data_name)[:40].strip("-.") or "data"  # a name is at most 255 bytes
         # Every numbered name counts, also that of a file or of a link to nothing: it is taken.
         number = 1 + max(map(run_number, os.listdir(root)), default=-1)
         while True:

@@ -63,6 +63,16 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(config, straight):
     assert numbers(straight) == numbers(first)
 
 
+def test_a_run_goes_on_where_it_is_whatever_out_says_and_tells_so(config, work_folder, caplog):
+    first = runs.train(dataclasses.replace(config, steps=2)).folder
+    elsewhere = dataclasses.replace(config, steps=3, out=str(work_folder / "elsewhere"))
+    with caplog.at_level(logging.INFO):
+        assert runs.train(elsewhere, find_checkpoint(first)).folder == first
+    assert not (work_folder / "elsewhere").exists()
+    assert json.loads((first / "config.json").read_text("utf-8"))["out"] == str(first.parent)
+    assert "elsewhere is for new ones" in caplog.text
+
+
 def test_going_on_from_an_older_checkpoint_makes_a_new_run_and_keeps_the_old(config):
     run = runs.train(dataclasses.replace(config, steps=4)).folder
     before = sorted(p.name for p in (run / "checkpoints").iterdir())
@@ -179,14 +189,14 @@ def test_a_run_older_than_todays_recipe_goes_on_with_its_own(config, work_folder
 
     saved = read_checkpoint(runs.train(dataclasses.replace(config, steps=2)).folder / "checkpoints" / "step-00000002")
     state = {k: v for k, v in saved.state.items() if k not in ("files", "format", "checksum")}
-    for name in ("diffaugment", "translation_ratio", "init", "energy_weight", "texture_weight"):
+    for name in ("diffaugment", "translation_ratio", "init", "energy_weight", "texture_weight", "structure_weight"):
         del state["extra"]["config"][name]
     state["extra"]["config"]["amp"] = "auto"
     assert state["extra"]["compute"]["amp"] == "O0"
     write_checkpoint(work_folder / "old" / "step-00000002", saved.groups, state)
     old = saved_config(find_checkpoint(work_folder / "old" / "step-00000002"))
     assert (old.diffaugment, old.init, old.amp) == ("", "normal", "O0")
-    assert (old.energy_weight, old.texture_weight) == (0.0, 0.0)
+    assert (old.energy_weight, old.texture_weight, old.structure_weight) == (0.0, 0.0, 0.0)
     assert old.translation_ratio == 0.125
 
 

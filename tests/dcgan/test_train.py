@@ -244,6 +244,11 @@ def test_generator_params_are_written_with_each_checkpoint_and_at_the_end(config
     assert len(written) == 3  # after 4, 8 and 9 iterations
 
 
+def test_a_checkout_without_git_trains_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "paddle" in runs._versions() and "commit" not in runs._versions()
+
+
 def test_command_txt_is_a_line_that_a_shell_understands(config):
     run = runs.train(dataclasses.replace(config, steps=1), argv=["train.py", "--data", "my photos", "--out", "a\nb"])
     (line,) = (run.folder / "command.txt").read_text().splitlines()

@@ -152,9 +152,11 @@ def test_the_tutorial_preset_is_the_tutorials_text(run_here, tmp_path):
 
 def test_config_of_a_run_is_taken_and_explicit_flags_win(run_here, tmp_path, faces):
     run_here(tool.main, "--data", faces, "--steps", 1, *TINY, cwd=tmp_path)
-    answer = run_here(tool.main, "--config", "work/train/00000-faces", "--lr", "0.001", "--dry-run", cwd=tmp_path)
+    flags = ("--lr", "0.001", "--epochs", 20)
+    answer = run_here(tool.main, "--config", "work/train/00000-faces", *flags, "--dry-run", cwd=tmp_path)
     config = json.loads(answer.stdout)["config"]
     assert config["lr"] == 0.001 and config["base_channels"] == 4
+    assert (config["epochs"], config["steps"]) == (20, 0)  # the run's --steps 1 would end it at once
 
 
 def test_an_older_spelling_of_a_flag_works_and_is_not_advertised(capsys):
@@ -185,6 +187,7 @@ def test_an_older_spelling_of_a_flag_works_and_is_not_advertised(capsys):
         (["--data", "faces.npy", "--image-size", "16", "--crop", "top", "--dry-run"], 1, ["crop must be", "'top'"]),
         (["--preset", "quick", "--config", "typo.json"], 1, ["--preset and --config"]),
         (["--resume", "--preset", "quick"], 1, ["leave out --preset"]),
+        (["--data", "cartoon:100", "--d-steps", "0", "--dry-run"], 1, ["d_steps must be from 1", "received 0"]),
         (["--batch-size", "1", "--dry-run"], 1, ["at least 2, received 1", "--texture-weight 0"]),
         (["--selftest-resume", "0"], 2, ["at least 1"]),
         (["--data", "faces.npy", "--no-such-flag"], 2, ["--no-such-flag"]),

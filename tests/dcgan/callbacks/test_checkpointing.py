@@ -19,6 +19,15 @@ def test_the_best_checkpoint_by_the_runs_own_measure_outlives_newer_ones(config,
     assert [p.name for p in list_checkpoints(run / "checkpoints")] == ["step-00000006", "step-00000009"]
 
 
+def test_a_checkpoint_saved_between_two_measurements_is_not_the_best_for_the_figure_of_the_earlier(config, monkeypatch):
+    import dcgan.callbacks.quality as module
+
+    figures = iter([1.0, 3.0, 2.0])  # at steps 3, 6 and 9
+    monkeypatch.setattr(module, "sliced_wasserstein", lambda real, fake: {"mean": next(figures)})
+    run = runs.train(dataclasses.replace(config, checkpoint_every=2, keep=1, steps=8)).folder
+    assert [p.name for p in list_checkpoints(run / "checkpoints")] == ["step-00000006", "step-00000008"]
+
+
 def test_checkpoints_measured_in_another_way_are_not_compared_with_new_ones(config, monkeypatch, caplog):
     import dcgan.callbacks.quality as module
 

@@ -52,6 +52,11 @@ def test_a_name_that_is_taken_is_passed_over(tmp_path, taken):
     assert [path.name for path in run_folders(tmp_path)][-2:] == made
 
 
+def test_a_data_set_with_a_long_name_gets_a_folder(tmp_path):
+    name = RunFolder.create(tmp_path, "人" * 84).path.name
+    assert name == "00000-" + "人" * 40 and len(name.encode()) <= 255
+
+
 def test_a_lock_that_is_a_link_stops_the_resume_and_its_target_stays(tmp_path):
     """filelock 3.12 truncated it."""
     folder = RunFolder.create(tmp_path, "faces")
