@@ -48,9 +48,8 @@ def _setting(
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training run. Defaults are those of the tutorial's code, but for the averaged generator, the
-    generator's first weights, three distances in its loss, the learning rate and the augmentation, which make better
-    faces of as many images: docs/quality.md."""
+    """Settings of one training run. Defaults are those of the tutorial's code, but for the averaged generator and what
+    else makes better faces of as many images: docs/quality.md."""
 
     data: str = _setting(
         "",
@@ -109,12 +108,7 @@ class TrainConfig:
         1e6,
     )
     structure_weight: float = _setting(
-        0.0,
-        "optimisation",
-        "weight, in the generator's loss, of the distance between generated and real images in structure, window by "
-        "window: poses and features, which vary too little without it (docs/quality.md); 0: none",
-        0.0,
-        1e6,
+        0.0, "optimisation", "weight in the generator's loss of the distance in structure; 0: none", 0.0, 1e6
     )
     lr: float = _setting(5e-4, "optimisation", "learning rate of Adam; the tutorial's is 2e-4", 1e-12, 1e3)
     lr_d: float = _setting(

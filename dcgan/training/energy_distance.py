@@ -56,7 +56,7 @@ def structure_distance(fake: Tensor, real: Tensor) -> Tensor:
     face looks, not how bright it is. The windows lie in two grids, half a window apart, at full size (at most 64
     pixels) and at half of it. Each is compared with the same one of other images, so that generated images differ from
     each other at each place as much as real ones do.
-    Args: as those of `energy_distance`; H = W, a power of two.
+    Args: as those of `energy_distance`; C is 3 and H = W a power of two, at least 16.
     """
     windows = _windows(paddle.concat([fake.astype("float32"), real.astype("float32")]))
     distances = _distances(windows, windows)  # [L, N + M, N + M]

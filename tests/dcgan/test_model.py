@@ -65,7 +65,7 @@ def test_a_resumed_run_with_this_option_ends_in_the_same_bits_and_the_option_cou
 
 @pytest.mark.parametrize(
     "setting",
-    [{"loss": "lsgan"}, {"init": "normal"}, {"beta1": 0.9}, {"beta2": 0.9}, {"structure_weight": 0.0}],
+    [{"loss": "lsgan"}, {"init": "normal"}, {"beta1": 0.9}, {"beta2": 0.9}, {"structure_weight": 5.0}],
     ids=str,
 )
 def test_a_setting_reaches_the_weights(build, images, setting):
