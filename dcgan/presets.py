@@ -53,7 +53,7 @@ STRONG_AUGMENTATION = {"diffaugment": "translation,cutout", "translation_ratio":
 # Those shown less often: faces that differ from each other nearly as real ones do; not measured in longer runs.
 STRUCTURE = {"lr": 5e-4, "lr_d": 2.5e-4, "structure_weight": 25.0}
 
-# Parts of the loss that compare the images of a batch with each other: one image alone has nothing to be compared with.
+# Parts of the loss that compare the images of a batch with each other: one image has nothing to be compared with.
 COMPARISONS = ("energy_weight", "texture_weight", "structure_weight")
 
 # What --help adds to the defaults of settings that `fitted_to` chooses.

@@ -58,16 +58,12 @@ def structure_distance(fake: Tensor, real: Tensor) -> Tensor:
     each other at each place as much as real ones do.
     Args: as those of `energy_distance`; C is 3 and H = W a power of two, at least 16.
     """
-    windows = _windows(paddle.concat([fake.astype("float32"), real.astype("float32")]))
-    distances = _distances(windows, windows)  # [L, N + M, N + M]
-    count = fake.shape[0]
-    within = _pairs(distances[:, :count, :count]) + _pairs(distances[:, count:, count:])
-    return (2 * distances[:, :count, count:].mean([1, 2]) - within).mean()
+    return _energy(_windows(fake), _windows(real)).mean()
 
 
 def _windows(images: Tensor) -> Tensor:
     """The normalised windows of N images, place by place: [L, N, 64]."""
-    luma = F.conv2d(images, paddle.to_tensor(_LUMA).reshape([1, 3, 1, 1]))
+    luma = F.conv2d(images.astype("float32"), paddle.to_tensor(_LUMA).reshape([1, 3, 1, 1]))
     large = F.avg_pool2d(luma, max(1, luma.shape[2] // LARGEST))
     found = []
     for level in (large, F.avg_pool2d(large, 2)):
@@ -86,8 +82,8 @@ def _log_roughness(images: Tensor) -> Tensor:
 
 
 def _energy(x: Tensor, y: Tensor) -> Tensor:
-    """Energy distance of the rows of x [N, K] and of y [M, K]."""
-    return 2 * _distances(x, y).mean() - _pairs(_distances(x, x)) - _pairs(_distances(y, y))
+    """Energy distance of the rows of x [..., N, K] and of y [..., M, K]: [...]."""
+    return 2 * _distances(x, y).mean([-2, -1]) - _pairs(_distances(x, x)) - _pairs(_distances(y, y))
 
 
 def _pairs(distances: Tensor) -> Tensor:

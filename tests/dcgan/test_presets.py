@@ -57,8 +57,8 @@ def test_small_data_sets_get_more_epochs_smaller_steps_and_smaller_networks(imag
     strong = {"diffaugment": "translation,cutout", "translation_ratio": 0.125} if epochs > 24 else {}
     if image_count <= 64_000 and not strong:
         small.update(lr=5e-4, lr_d=2.5e-4, structure_weight=25.0)
-    alone = dict.fromkeys(COMPARISONS, 0.0) if batch_size == 1 else {}
-    assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong, **alone}
+    single = dict.fromkeys(COMPARISONS, 0.0) if batch_size == 1 else {}
+    assert fitted == {"epochs": epochs, "batch_size": batch_size, **small, **strong, **single}
     TrainConfig(**fitted).validate()
 
 
