@@ -103,7 +103,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.running is not None and not self.running.response_complete:
+        if self._is_answering:
             self.running.disconnected = True
         self.pipeline = deque()
         if not self.gone.done():
@@ -200,6 +200,10 @@ class Protocol(HttpToolsProtocol):
             self.is_answered_early = True
             self.reading_since = self.loop.time() - self.limits.request_seconds + self.limits.goodbye_seconds
 
+    @property
+    def _is_answering(self) -> bool:
+        return self.running is not None and not self.running.response_complete
+
     # ---- ends -------------------------------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
@@ -211,11 +215,10 @@ class Protocol(HttpToolsProtocol):
         if self.is_answered_early:
             self.transport.close()
             return
-        is_answering = self.running is not None and not self.running.response_complete
-        if is_answering and self.running.response_started:
+        if self._is_answering and self.running.response_started:
             self.transport.close()  # in the middle of an answer nothing else can be said
             return
-        if is_answering:
+        if self._is_answering:
             self.running.disconnected = True
         self.joined.flush()  # answers of requests that came before
         self.transport.write(problem.raw())
@@ -251,13 +254,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()  # close() would wait for the client
         late = self.reading_since is not None and now - self.reading_since > self.limits.request_seconds
         if late and not self.transport.is_closing() and not self.is_refused:
-            is_answering = self.running is not None and not self.running.response_complete
-            if self.is_answered_early:
+            # opened and never used, or an empty line behind a request: that must not end its answer
+            is_idle = not self.is_in_message and not self._is_answering
+            if self.is_answered_early or is_idle:
                 self.transport.close()
-            elif not self.is_in_message:  # opened and never used, or an empty line behind a request
-                if not is_answering:
-                    self.transport.close()
-            else:
+            elif self.is_in_message:
                 seconds = f"{self.limits.request_seconds:g}"
                 self.problem = Problem(408, f"a whole request was expected within {seconds} s")
                 self.send_400_response("")
